@@ -1,0 +1,1 @@
+"""The LQL grammar as package data: ``lql.lark``, ``terminals.lark`` and the language reference."""

@@ -1,0 +1,1 @@
+"""Execute of the interpreter."""

@@ -1,0 +1,1 @@
+"""Render of the interpreter."""

@@ -1,0 +1,1 @@
+"""Repl of the interpreter."""

@@ -1,0 +1,1 @@
+"""Quant of the vindex package."""

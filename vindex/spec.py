@@ -1,0 +1,249 @@
+"""What a model is: the config-driven description that extraction, loading and the decoder share.
+
+A ``ModelSpec`` is built once from a checkpoint's ``config.json`` by ``vindex.families`` and holds
+*decisions*, not spellings: nothing downstream looks at a config key again. It also lists every
+tensor the model needs (``ModelSpec.tensors``), which is what the ledger, the writer, the loader's
+validation and the decoder's weight table are all driven by.
+
+Shape legend: D hidden, F features, H heads, K KV heads, S head size, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from vindex.kinds import ExtractLevel
+
+
+class NormKind(Enum):
+    """How a normalisation uses its weight."""
+
+    RMS = "rms"  # x * rsqrt(mean(x^2) + eps), cast to input dtype, times w
+    RMS_OFFSET = "rms_offset"  # the same, times (1 + w), in float32 before the cast (Gemma 1-3)
+    LAYER = "layer"  # LayerNorm with weight and bias
+
+
+@dataclass(frozen=True, slots=True)
+class NormSpec:
+    """A normalisation: its kind and epsilon (added inside the root)."""
+
+    kind: NormKind
+    eps: float
+
+
+class Activation(Enum):
+    """FFN non-linearity. ``GELU`` is the exact (erf) one, ``GELU_TANH`` the tanh approximation."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
+
+
+class RopeScaling(Enum):
+    """Rule that stretches the rotary frequencies (inference.md 1.1.3)."""
+
+    NONE = "default"
+    LINEAR = "linear"
+    LLAMA3 = "llama3"
+    DYNAMIC = "dynamic"
+    YARN = "yarn"
+    LONGROPE = "longrope"
+    PROPORTIONAL = "proportional"
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary position embedding of one layer type.
+
+    Attributes:
+        theta: base of the frequency table.
+        rotary_size: lanes rotated, from the first; the rest pass through. Even.
+        scaling: the rule; its parameters below are ``None`` where it does not use them.
+        factor: stretch factor.
+        low_freq_factor, high_freq_factor: llama3 band edges.
+        original_max_positions: context length the base table was trained for.
+        interleaved: rotate pairs (2i, 2i+1) instead of (i, i + rotary_size / 2).
+    """
+
+    theta: float
+    rotary_size: int
+    scaling: RopeScaling = RopeScaling.NONE
+    factor: float | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_positions: int | None = None
+    interleaved: bool = False
+
+
+class AttentionKind(Enum):
+    """Which keys a query may see; the strings are the Hugging Face ``layer_types``."""
+
+    FULL = "full_attention"
+    SLIDING = "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """Attention of one layer.
+
+    Attributes:
+        window: keys visible to a query including itself (``None`` for full attention).
+        scale: factor on q·k.
+        softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
+        qk_norm: per-head norm of q and k before rope, or ``None``.
+        rope: ``None`` for models with learned positions.
+    """
+
+    kind: AttentionKind
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float
+    rope: RopeSpec | None
+    window: int | None = None
+    softcap: float | None = None
+    qk_norm: NormSpec | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FfnSpec:
+    """Feed-forward of one layer: ``down(act(gate x) * up x)`` when gated, else ``down(act(up x))``."""
+
+    width: int
+    activation: Activation
+    gated: bool = True
+    bias: bool = False
+
+
+class Placement(Enum):
+    """Where the norms of a layer stand.
+
+    PRE: ``h += attn(n1 h); h += ffn(n2 h)``.
+    SANDWICH: ``h += n1b(attn(n1 h)); h += n2b(ffn(n2 h))`` (Gemma 2, 3).
+    """
+
+    PRE = "pre"
+    SANDWICH = "sandwich"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One decoder layer."""
+
+    index: int
+    attention: AttentionSpec
+    ffn: FfnSpec
+    placement: Placement
+    norm: NormSpec
+
+
+class Role(Enum):
+    """What a tensor does in the forward pass; with a layer index it identifies a tensor."""
+
+    EMBED = "embed"
+    FINAL_NORM = "final_norm"
+    HEAD = "head"
+    ATTN_NORM = "attn_norm"  # before attention
+    ATTN_POST_NORM = "attn_post_norm"  # on the attention output (sandwich)
+    FFN_NORM = "ffn_norm"  # before the FFN
+    FFN_POST_NORM = "ffn_post_norm"  # on the FFN output (sandwich)
+    Q = "q"
+    K = "k"
+    V = "v"
+    O = "o"  # noqa: E741 - the field's name
+    Q_BIAS = "q_bias"
+    K_BIAS = "k_bias"
+    V_BIAS = "v_bias"
+    O_BIAS = "o_bias"
+    Q_NORM = "q_norm"
+    K_NORM = "k_norm"
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    GATE_BIAS = "gate_bias"
+    UP_BIAS = "up_bias"
+    DOWN_BIAS = "down_bias"
+
+
+class StorageFile(Enum):
+    """The vindex file a tensor lives in (vindex-format.md section 2)."""
+
+    EMBEDDINGS = "embeddings.bin"
+    GATE = "gate_vectors.bin"
+    ATTENTION = "attn_weights.bin"
+    UP = "up_weights.bin"
+    DOWN = "down_weights.bin"
+    NORMS = "norms.bin"
+    HEAD = "lm_head.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor the model needs.
+
+    Attributes:
+        role, layer: identity (``layer`` is ``None`` for model-wide tensors).
+        key: name in the vindex manifest = Hugging Face name without the family's prefix,
+            e.g. ``layers.0.self_attn.q_proj.weight``.
+        shape: as stored; matrices are ``[out, in]``.
+        file: where the vindex keeps it.
+        level: the lowest extract level that stores it.
+        optional: may be absent (an lm_head of a tied model).
+    """
+
+    role: Role
+    layer: int | None
+    key: str
+    shape: tuple[int, ...]
+    file: StorageFile
+    level: ExtractLevel
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A whole model.
+
+    Attributes:
+        family: name of the family module that built it (``llama``, ``gemma3``).
+        model_type: the config's own ``model_type``, as written to ``index.json``.
+        embed_scale: factor on looked-up embeddings.
+        logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
+        tied: the config says the head is the embedding.
+        tensors: every tensor needed, model order: embed, layers ascending, final norm, head.
+    """
+
+    family: str
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    layers: tuple[LayerSpec, ...]
+    final_norm: NormSpec
+    embed_scale: float
+    tied: bool
+    max_positions: int
+    tensors: tuple[TensorSpec, ...]
+    logit_softcap: float | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return len(self.layers)
+
+    @property
+    def intermediate_size(self) -> int:
+        """Widest FFN of the model; per-layer truth is ``layers[i].ffn.width``."""
+        return max(layer.ffn.width for layer in self.layers)
+
+    def needed(self, level: ExtractLevel) -> Iterator[TensorSpec]:
+        """Tensors that a vindex of this level stores, in model order."""
+        return (tensor for tensor in self.tensors if tensor.level <= level)
+
+    def by_key(self) -> Mapping[str, TensorSpec]:
+        """Tensors by manifest key."""
+        return {tensor.key: tensor for tensor in self.tensors}
