@@ -1,0 +1,42 @@
+"""Fixtures shared by every test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.models import GEMMA3, SMOLLM2, fetch, model_cache
+
+_REAL_MODEL_CACHE = model_cache()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the user's files and the network's hub; no colour."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("LQL_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Small files that the tests ship: golden vindexes and checkpoints written by the real larql."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1), the real model of the README."""
+    return fetch(SMOLLM2, _REAL_MODEL_CACHE)
+
+
+@pytest.fixture(scope="session")
+def gemma3_gguf() -> Path:
+    """Gemma 3 270M (Q4_K_M)."""
+    return fetch(GEMMA3, _REAL_MODEL_CACHE)
