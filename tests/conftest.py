@@ -26,7 +26,7 @@ def _quiet_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Small files that the tests ship: golden vindexes and checkpoints written by the real larql."""
+    """Small files the tests ship: golden vindexes and checkpoints, written by the real larql."""
     return Path(__file__).parent / "data"
 
 

@@ -1,0 +1,1 @@
+"""LQL scripts that run as they are; ``lql demo`` runs ``demo.lql``."""
