@@ -1,1 +1,136 @@
-"""Families of the vindex package."""
+"""Model families: configuration -> ``ModelSpec``, checkpoint tensor names -> vindex keys.
+
+Every public module of this package is one family and binds ``FAMILY``; adding a model means adding
+a module. Modules that start with an underscore are shared parts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Container, Mapping
+from functools import cache
+from typing import Any
+
+from vindex.errors import CheckpointError, Unsupported
+from vindex.families import _larql_index
+from vindex.families._base import DropRule, Family, GgufFacts, GgufRules, IndexFacts
+from vindex.families._config import ConfigReader, show
+from vindex.spec import ModelSpec
+
+__all__ = [
+    "DropRule",
+    "Family",
+    "GgufFacts",
+    "GgufRules",
+    "IndexFacts",
+    "families",
+    "family_of",
+    "gguf_family",
+    "model_types",
+    "normalise_key",
+    "spec_from_config",
+    "spec_from_index",
+]
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family, by module name."""
+    modules = sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
+    return tuple(importlib.import_module(f"{__name__}.{name}").FAMILY for name in modules)
+
+
+def model_types() -> tuple[str, ...]:
+    """Every supported ``model_type``, sorted."""
+    return tuple(sorted(name for family in families() for name in family.model_types))
+
+
+def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
+    """The specification of a model from its ``config.json``.
+
+    Args:
+        config: the parsed file, in the hub's or transformers 5's spelling.
+
+    Raises:
+        Unsupported: a model type, rope type, activation or option that is not implemented.
+        CheckpointError: values that are missing, of the wrong type, absurd or contradictory.
+    """
+    reader = ConfigReader(config)
+    family = _by_model_type(reader.text("model_type"))
+    if family is None:
+        raise Unsupported(
+            f"config.json: model_type is {show(reader.get('model_type'))}, which is not supported",
+            hint=f"supported: {', '.join(model_types())}",
+        )
+    reader.must_be_default("quantization_config")
+    return family.build(reader)
+
+
+def spec_from_index(
+    index: IndexFacts, have_keys: Container[str]
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The specification of a larql-written vindex that has no ``config.json``.
+
+    Args:
+        index: the parsed ``index.json``.
+        have_keys: keys of the tensors that the vindex stores.
+
+    Returns:
+        The specification, and notes on what the index does not record and was assumed.
+
+    Raises:
+        Unsupported: what larql records of this family does not determine the model.
+        CheckpointError: values that are missing, of the wrong type, absurd or contradictory.
+    """
+    model_type = (index.model_config or {}).get("model_type")
+    family = _by_model_type(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise _larql_index.refuse_unknown(model_type, ", ".join(model_types()))
+    rebuilt = family.from_index(index, have_keys)
+    return family.build(ConfigReader(rebuilt.config, "index.json")), rebuilt.notes
+
+
+def normalise_key(spec_or_family: ModelSpec | str, name: str) -> str:
+    """The vindex key of a checkpoint tensor: its name without the family's prefix.
+
+    Args:
+        spec_or_family: a specification or a family's name.
+        name: tensor name as in the checkpoint.
+    """
+    return family_of(spec_or_family).key(name)
+
+
+def family_of(spec_or_family: ModelSpec | str) -> Family:
+    """The family of a specification, or by name."""
+    name = spec_or_family if isinstance(spec_or_family, str) else spec_or_family.family
+    for family in families():
+        if family.name == name:
+            return family
+    raise CheckpointError(f"there is no model family {show(name)}")
+
+
+def gguf_family(architecture: str) -> Family:
+    """The family that reads GGUF files of this ``general.architecture``.
+
+    Raises:
+        Unsupported: none does.
+    """
+    readable = [family for family in families() if family.gguf is not None]
+    for family in readable:
+        if family.gguf is not None and architecture in family.gguf.architectures:
+            return family
+    names = sorted(name for family in readable if family.gguf for name in family.gguf.architectures)
+    raise Unsupported(
+        f"the GGUF file's architecture is {show(architecture)}, which is not supported",
+        hint=f"supported: {', '.join(names)}",
+    )
+
+
+def _by_model_type(model_type: str | None) -> Family | None:
+    for family in families():
+        if model_type in family.model_types:
+            return family
+    return None

@@ -1,0 +1,100 @@
+"""A Hugging Face configuration rebuilt from the ``index.json`` that larql writes.
+
+larql keeps a few numbers in ``model_config`` and drops the rest, so a vindex that carries the
+checkpoint's own ``config.json`` never comes here. What cannot be rebuilt safely is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Mapping
+from typing import Any
+
+from vindex.errors import Unsupported
+from vindex.families._base import IndexFacts, Rebuilt
+from vindex.families._config import ConfigReader, show
+
+SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
+
+# Families that are not in this package yet, and what larql's record of them lacks.
+LOSSY: Mapping[str, str] = {
+    "qwen2": "the q, k and v biases are not in the vindex",
+    "mixtral": "the number of experts per token is not recorded as the model uses it",
+    "gpt2": "biases, LayerNorm offsets and learned positions are not in the vindex",
+    "starcoder2": "biases and LayerNorm offsets are not in the vindex",
+    "gpt_oss": "expert weights, biases and attention sinks are not in the vindex",
+    "deepseek_v2": "the latent attention sizes are not recorded",
+    "deepseek_v3": "the latent attention sizes are not recorded",
+    "gemma2": "the attention soft cap is not recorded",
+}
+
+
+def rebuild(
+    index: IndexFacts,
+    have_keys: Container[str],
+    *,
+    embed_scale: float,
+    tied_by_family: bool = False,
+) -> Rebuilt:
+    """The keys that every llama-like family shares.
+
+    Args:
+        index: the parsed index.
+        have_keys: tensor keys that the vindex stores; decides whether the head is tied.
+        embed_scale: what the family computes; another value in the index means a variant that
+            cannot be rebuilt.
+        tied_by_family: every release of the family ties its head, so tying needs no note.
+
+    Raises:
+        Unsupported: no ``model_config``, or one that belongs to a variant of the family.
+    """
+    if index.model_config is None:
+        raise Unsupported("index.json has no model_config", hint=SUPPLY_CONFIG)
+    recorded = ConfigReader(index.model_config, "index.json: model_config")
+    recorded.must_be_default("moe")
+    for key in ("attention_multiplier", "residual_multiplier", "logits_scaling"):
+        recorded.must_be_default(key, 1.0)
+    if not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
+        raise Unsupported(
+            f"index.json: embed_scale is {index.embed_scale:g}, expected {embed_scale:g}",
+            hint=SUPPLY_CONFIG,
+        )
+    config: dict[str, Any] = {
+        "model_type": recorded.text("model_type"),
+        "vocab_size": index.vocab_size,
+        "hidden_size": index.hidden_size,
+        "intermediate_size": index.intermediate_size,
+        "num_hidden_layers": index.num_layers,
+        "num_attention_heads": recorded.get("num_q_heads"),
+        "num_key_value_heads": recorded.get("num_kv_heads"),
+        "head_dim": recorded.get("head_dim"),
+        "rope_theta": recorded.number("rope_base"),
+        "rms_norm_eps": recorded.get("norm_eps"),
+        "sliding_window": recorded.get("sliding_window"),
+        "sliding_window_pattern": recorded.get("sliding_window_pattern"),
+        "layer_types": recorded.get("layer_types"),
+        "rope_local_base_freq": recorded.get("rope_local_base"),
+        "query_pre_attn_scalar": recorded.get("query_pre_attn_scalar"),
+        "final_logit_softcapping": recorded.get("final_logit_softcapping"),
+    }
+    notes = ["index.json does not record the context length; the family's default is assumed"]
+    if not recorded.has("norm_eps"):
+        notes.append("index.json does not record norm_eps; 1e-06 is assumed")
+    config["tie_word_embeddings"] = tied = "lm_head.weight" not in have_keys
+    if tied and not tied_by_family:
+        notes.append("there is no lm_head; tied embeddings are assumed")
+    return Rebuilt({key: value for key, value in config.items() if value is not None}, tuple(notes))
+
+
+def refuse_unknown(model_type: object, supported: str) -> Unsupported:
+    """The error for a model type without a family module."""
+    reason = LOSSY.get(model_type) if isinstance(model_type, str) else None
+    if reason is not None:
+        return Unsupported(
+            f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
+            hint="re-extract the checkpoint once the family is supported",
+        )
+    return Unsupported(
+        f"index.json: model_config: model_type is {show(model_type)}, which is not supported",
+        hint=f"supported: {supported}",
+    )

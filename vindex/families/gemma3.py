@@ -1,0 +1,177 @@
+"""Gemma 3 text models, alone (``gemma3_text``) or inside the multimodal ``gemma3``.
+
+Four ``1 + w`` norms per layer, per-head norms on q and k, two ropes (scaled for full layers, plain
+with a base of its own for sliding ones), embeddings times sqrt(D), tied head.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
+from vindex.families._base import (
+    ROTARY_INV_FREQ,
+    DropRule,
+    Family,
+    GgufFacts,
+    GgufRules,
+    IndexFacts,
+    Rebuilt,
+    decoder_tensors,
+)
+from vindex.families._config import MAX_POSITIONS, ConfigReader
+from vindex.families._geometry import Defaults, Geometry, read_geometry
+from vindex.families._rope import read_rope
+from vindex.spec import (
+    AttentionKind,
+    AttentionSpec,
+    FfnSpec,
+    LayerSpec,
+    ModelSpec,
+    NormKind,
+    NormSpec,
+    Placement,
+)
+
+# Released multimodal configs leave these out and rely on transformers' class defaults.
+_DEFAULTS = Defaults(max_positions=131072, vocab_size=262208, heads=8, kv_heads=4, head_size=256)
+_DEFAULT_WINDOW = 4096
+_DEFAULT_PATTERN = 6
+_LAYERS_27B = 62
+
+_VISION = DropRule(
+    "gemma3-vision-tower",
+    re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\."),
+    "image input is not part of the text model",
+)
+
+
+def build(config: ConfigReader) -> ModelSpec:
+    """The specification of a Gemma 3 configuration, multimodal or text-only."""
+    text = config.section("text_config")
+    if text is not None:
+        config = text.merged_over(config)
+    geometry = read_geometry(config, _DEFAULTS)
+    config.must_be_default("use_bidirectional_attention", False)
+    norm = NormSpec(NormKind.RMS_OFFSET, config.number("rms_norm_eps", 1e-6, high=1.0))
+    ffn = FfnSpec(
+        width=geometry.intermediate_size,
+        activation=config.activation("hidden_activation", "gelu_pytorch_tanh"),
+    )
+    attention = {kind: _attention(config, geometry, kind, norm) for kind in AttentionKind}
+    layers = tuple(
+        LayerSpec(index, attention[kind], ffn, Placement.SANDWICH, norm)
+        for index, kind in enumerate(_layer_kinds(config, geometry.num_layers))
+    )
+    tied = config.flag("tie_word_embeddings", True)
+    return ModelSpec(
+        family=FAMILY.name,
+        model_type=config.text("model_type", "gemma3_text"),
+        vocab_size=geometry.vocab_size,
+        hidden_size=geometry.hidden_size,
+        layers=layers,
+        final_norm=norm,
+        embed_scale=math.sqrt(geometry.hidden_size),
+        tied=tied,
+        max_positions=geometry.max_positions,
+        tensors=decoder_tensors(
+            layers, vocab_size=geometry.vocab_size, hidden_size=geometry.hidden_size, tied=tied
+        ),
+        logit_softcap=(
+            config.number("final_logit_softcapping")
+            if config.has("final_logit_softcapping")
+            else None
+        ),
+    )
+
+
+def _attention(
+    config: ConfigReader, geometry: Geometry, kind: AttentionKind, norm: NormSpec
+) -> AttentionSpec:
+    sliding = kind is AttentionKind.SLIDING
+    bias = config.flag("attention_bias", False)
+    return AttentionSpec(
+        kind=kind,
+        heads=geometry.heads,
+        kv_heads=geometry.kv_heads,
+        head_size=geometry.head_size,
+        scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        rope=read_rope(
+            config,
+            kind,
+            head_size=geometry.head_size,
+            max_positions=geometry.max_positions,
+            default_theta=10000.0 if sliding else 1000000.0,
+            local_theta_key="rope_local_base_freq" if sliding else None,
+        ),
+        window=(
+            config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS)
+            if sliding
+            else None
+        ),
+        qk_norm=norm,
+        qkv_bias=bias,
+        output_bias=bias,
+    )
+
+
+def _layer_kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
+    listed = config.choices("layer_types", {kind.value: kind for kind in AttentionKind}, count)
+    if listed is not None:
+        return listed
+    pattern = config.integer("sliding_window_pattern", _DEFAULT_PATTERN)
+    return tuple(
+        AttentionKind.SLIDING if (index + 1) % pattern else AttentionKind.FULL
+        for index in range(count)
+    )
+
+
+def from_index(index: IndexFacts, have_keys: Container[str]) -> Rebuilt:
+    """larql records everything of a Gemma 3 but the linear rope factor of 4B and larger."""
+    rebuilt = _larql_index.rebuild(
+        index, have_keys, embed_scale=math.sqrt(index.hidden_size), tied_by_family=True
+    )
+    note = (
+        "index.json does not record rope scaling; none is assumed, but Gemma 3 4B, 12B and 27B"
+        " stretch their full-attention layers by 8"
+    )
+    return Rebuilt(rebuilt.config, (*rebuilt.notes, note))
+
+
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``gemma3``."""
+    config = _gguf_config.common(facts)
+    config["model_type"] = "gemma3_text"
+    config["hidden_activation"] = "gelu_pytorch_tanh"
+    head_size = config["head_dim"]
+    # llama.cpp decides by the layer count as well: only the 27B scales by D / H.
+    is_27b = config["num_hidden_layers"] == _LAYERS_27B
+    scalar = config["hidden_size"] / config["num_attention_heads"] if is_27b else head_size
+    config["query_pre_attn_scalar"] = scalar
+    metadata, prefix = facts.metadata, facts.architecture
+    config["sliding_window"] = metadata.get(f"{prefix}.attention.sliding_window")
+    config["rope_local_base_freq"] = metadata.get(f"{prefix}.rope.freq_base_swa", 10000.0)
+    config["final_logit_softcapping"] = metadata.get(f"{prefix}.final_logit_softcapping")
+    pattern = metadata.get(f"{prefix}.attention.sliding_window_pattern", _DEFAULT_PATTERN)
+    if isinstance(pattern, list):
+        config["layer_types"] = [
+            (AttentionKind.SLIDING if slides else AttentionKind.FULL).value for slides in pattern
+        ]
+    else:
+        config["sliding_window_pattern"] = pattern
+    config["rope_scaling"] = _gguf_config.rope_scaling(facts)
+    return config
+
+
+FAMILY = Family(
+    name="gemma3",
+    model_types=("gemma3_text", "gemma3"),
+    prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
+    build=build,
+    from_index=from_index,
+    drops=(ROTARY_INV_FREQ, _VISION),
+    gguf=GgufRules(architectures=("gemma3",), config=gguf_config, norm_offset=True),
+)

@@ -1,0 +1,134 @@
+"""Llama 1 to 3.x and what is built like it: SmolLM, SmolLM2, TinyLlama, Yi, ...
+
+RMS norms before attention and FFN, grouped-query attention with rotary positions, gated SiLU FFN.
+``attention_bias`` puts a bias on q, k, v and o; ``mlp_bias`` on gate, up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from vindex.errors import Unsupported
+from vindex.families import _gguf_config, _larql_index
+from vindex.families._base import (
+    ROTARY_INV_FREQ,
+    Family,
+    GgufFacts,
+    GgufRules,
+    IndexFacts,
+    Rebuilt,
+    decoder_tensors,
+)
+from vindex.families._config import ConfigReader
+from vindex.families._geometry import Defaults, read_geometry
+from vindex.families._rope import read_rope
+from vindex.spec import (
+    AttentionKind,
+    AttentionSpec,
+    FfnSpec,
+    LayerSpec,
+    ModelSpec,
+    NormKind,
+    NormSpec,
+    Placement,
+    Role,
+)
+
+_DEFAULTS = Defaults(max_positions=2048)
+_LLAMA3_THETA = 500000.0
+
+
+def build(config: ConfigReader) -> ModelSpec:
+    """The specification of a llama configuration."""
+    geometry = read_geometry(config, _DEFAULTS)
+    config.must_be_default("sliding_window")
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
+    bias = config.flag("attention_bias", False)
+    attention = AttentionSpec(
+        kind=AttentionKind.FULL,
+        heads=geometry.heads,
+        kv_heads=geometry.kv_heads,
+        head_size=geometry.head_size,
+        scale=geometry.head_size**-0.5,
+        rope=read_rope(
+            config,
+            AttentionKind.FULL,
+            head_size=geometry.head_size,
+            max_positions=geometry.max_positions,
+            default_theta=10000.0,
+        ),
+        qkv_bias=bias,
+        output_bias=bias,
+    )
+    ffn = FfnSpec(
+        width=geometry.intermediate_size,
+        activation=config.activation("hidden_act", "silu"),
+        bias=config.flag("mlp_bias", False),
+    )
+    layers = tuple(
+        LayerSpec(index, attention, ffn, Placement.PRE, norm)
+        for index in range(geometry.num_layers)
+    )
+    tied = config.flag("tie_word_embeddings", False)
+    return ModelSpec(
+        family=FAMILY.name,
+        model_type=config.text("model_type", "llama"),
+        vocab_size=geometry.vocab_size,
+        hidden_size=geometry.hidden_size,
+        layers=layers,
+        final_norm=norm,
+        embed_scale=1.0,
+        tied=tied,
+        max_positions=geometry.max_positions,
+        tensors=decoder_tensors(
+            layers, vocab_size=geometry.vocab_size, hidden_size=geometry.hidden_size, tied=tied
+        ),
+    )
+
+
+def from_index(index: IndexFacts, have_keys: Container[str]) -> Rebuilt:
+    """larql records everything of a llama but its rope scaling and biases.
+
+    Llama 3's base of 500000 came with scaling in every release since 3.1, and Llama 3.0 cannot be
+    told from those, so it is refused; any other base is taken as unscaled, with a note.
+    """
+    rebuilt = _larql_index.rebuild(index, have_keys, embed_scale=1.0)
+    if rebuilt.config["rope_theta"] == _LLAMA3_THETA:
+        raise Unsupported(
+            "index.json does not record rope scaling, and a rope base of 500000 is Llama 3's,"
+            " which is scaled since 3.1",
+            hint="copy config.json of the original checkpoint into the vindex directory",
+        )
+    rebuilt.config["attention_bias"] = "layers.0.self_attn.q_proj.bias" in have_keys
+    rebuilt.config["mlp_bias"] = "layers.0.mlp.gate_proj.bias" in have_keys
+    note = "index.json does not record rope scaling; none is assumed"
+    return Rebuilt(rebuilt.config, (*rebuilt.notes, note))
+
+
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``llama``."""
+    config = _gguf_config.common(facts)
+    config["model_type"] = "llama"
+    config["hidden_act"] = "silu"
+    config["attention_bias"] = facts.has_tensor("blk.0.attn_q.bias")
+    config["mlp_bias"] = facts.has_tensor("blk.0.ffn_gate.bias")
+    scaling = _gguf_config.llama3_scaling(facts, config) or _gguf_config.rope_scaling(facts)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+    return config
+
+
+FAMILY = Family(
+    name="llama",
+    model_types=("llama",),
+    prefixes=("model.",),
+    build=build,
+    from_index=from_index,
+    drops=(ROTARY_INV_FREQ, _gguf_config.ROPE_FREQS),
+    gguf=GgufRules(
+        architectures=("llama",),
+        config=gguf_config,
+        permuted=frozenset({Role.Q, Role.K, Role.Q_BIAS, Role.K_BIAS}),
+    ),
+)
