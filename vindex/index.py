@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from vindex import files
 from vindex.bands import Bands
-from vindex.errors import Unsupported, VindexInvalid
+from vindex.errors import Unsupported
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.strict_json import Fields, load
 
-INDEX_FILE = "index.json"
 FORMAT_VERSION = 2
 
+_MAX_BYTES = 64 << 20
 _MAX_LAYERS = 1 << 16
 _MAX_WIDTH = 1 << 28  # rows or columns of one matrix
 _MAX_FEATURES = 1 << 40  # of all experts of a layer together
@@ -343,14 +344,11 @@ def read_index(directory: Path) -> VindexIndex:
     """Read ``index.json`` of a directory.
 
     Raises:
-        VindexInvalid: as ``parse_index``, or the file cannot be read.
+        VindexIncomplete: there is no ``index.json``.
+        VindexInvalid: as ``parse_index``, or it is no readable regular file.
     """
-    path = directory / INDEX_FILE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise VindexInvalid(f"{INDEX_FILE} cannot be read: {error.strerror}", path=path) from error
-    return parse_index(data, path)
+    path = directory / files.INDEX
+    return parse_index(files.read_small(path, _MAX_BYTES), path)
 
 
 def shortest_float32(value: float) -> float:

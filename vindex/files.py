@@ -1,0 +1,215 @@
+"""File names, byte arithmetic and read-only maps: the only place that computes an offset.
+
+All binary files are little-endian, contiguous and row-major. Every range is checked against the
+size of its file before it is touched: reading a mapped page that the file does not back kills the
+process. Products are computed with ``math.prod`` on Python integers, which do not wrap.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vindex.errors import VindexIncomplete, VindexInvalid
+from vindex.kinds import StorageDtype
+
+INDEX = "index.json"
+SEAL = "seal.json"
+MANIFEST = "weight_manifest.json"
+GATE = "gate_vectors.bin"
+EMBEDDINGS = "embeddings.bin"
+DOWN_META = "down_meta.bin"
+LEGACY_DOWN_META = "down_meta.jsonl"
+ROUTER = "router_weights.bin"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+SPECIAL_TOKENS = "special_tokens_map.json"
+FEATURE_LABELS = "feature_labels.json"
+RELATION_CLUSTERS = "relation_clusters.json"
+FEATURE_CLUSTERS = "feature_clusters.jsonl"
+LARQL_CHECKPOINT = ".extract_checkpoint.json"
+LEGACY_MONOLITH = "model_weights.bin"
+
+#: Text files of a checkpoint that are carried along unchanged.
+CARRIED = (
+    CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    GENERATION_CONFIG,
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+)
+
+#: The files larql hashes into ``index.json``, in its order.
+LARQL_CHECKSUMMED = (
+    GATE,
+    EMBEDDINGS,
+    DOWN_META,
+    LEGACY_DOWN_META,
+    "attn_weights.bin",
+    "up_weights.bin",
+    "down_weights.bin",
+    "norms.bin",
+    "lm_head.bin",
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,127}")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a string from a file may name a file of the directory: one ASCII path component."""
+    return _NAME.fullmatch(name) is not None and name.strip(".") != ""
+
+
+def tensor_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a contiguous tensor; exact for any shape."""
+    return math.prod(shape) * itemsize
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """A half-open range of bytes in one file."""
+
+    start: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """First byte after the range."""
+        return self.start + self.length
+
+    def overlaps(self, other: ByteRange) -> bool:
+        """Whether the two ranges share a byte."""
+        return self.start < other.stop and other.start < self.stop
+
+
+class MappedFile:
+    """A regular file of the vindex, opened once and mapped read-only without copying.
+
+    Symbolic links are followed only while they stay what a hub cache makes of a download: a link
+    to a regular file. Anything that is not a regular file is refused without blocking.
+
+    Args:
+        directory: the vindex.
+        name: a plain file name.
+
+    Raises:
+        VindexIncomplete: the file does not exist.
+        VindexInvalid: it is not a regular file, or cannot be opened.
+    """
+
+    __slots__ = ("_map", "path", "size")
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.path = directory / name
+        descriptor = open_regular(self.path)
+        try:
+            self.size = os.fstat(descriptor).st_size
+            self._map = (
+                mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ) if self.size else None
+            )
+        except OSError as error:
+            raise VindexInvalid(
+                f"{name} cannot be mapped: {error.strerror}", path=self.path
+            ) from error
+        finally:
+            os.close(descriptor)
+
+    def holds(self, span: ByteRange) -> bool:
+        """Whether the range lies inside the file."""
+        return min(span.start, span.length) >= 0 and span.stop <= self.size
+
+    def array(
+        self, offset: int, shape: tuple[int, ...], dtype: StorageDtype
+    ) -> npt.NDArray[np.generic]:
+        """A read-only view of a tensor in its carrier dtype. The range must have been checked."""
+        return self.view(offset, shape, np.dtype(dtype.carrier))
+
+    def view(
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> npt.NDArray[np.generic]:
+        """A read-only view of ``shape`` elements of any dtype. The range must have been checked."""
+        count = math.prod(shape)
+        if not self.holds(ByteRange(offset, count * dtype.itemsize)):
+            raise VindexInvalid(f"{self.path.name}: a range lies outside the file", path=self.path)
+        if self._map is None or count == 0:
+            return np.empty(shape, dtype)
+        return np.frombuffer(self._map, dtype, count, offset).reshape(shape)
+
+    def bytes(self, span: ByteRange) -> bytes:
+        """A copy of a range."""
+        if not self.holds(span):
+            raise VindexInvalid(f"{self.path.name}: a range lies outside the file", path=self.path)
+        return b"" if self._map is None else self._map[span.start : span.stop]
+
+    def release(self) -> None:
+        """Let the kernel drop the pages read so far; they come back when touched again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading; the caller closes the descriptor.
+
+    Raises:
+        VindexIncomplete: it does not exist.
+        VindexInvalid: it is a directory, device, pipe or socket, leads out of its directory by a
+            symbolic link, or cannot be opened.
+    """
+    if path.is_symlink():
+        _check_link(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise VindexIncomplete(f"{path.name} is missing from {path.parent}", path=path) from None
+    except OSError as error:
+        raise VindexInvalid(f"{path.name} cannot be opened: {error.strerror}", path=path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise VindexInvalid(f"{path.name} is not a regular file", path=path)
+    return descriptor
+
+
+def _check_link(path: Path) -> None:
+    """Refuse links, except those of a hub cache: ``snapshots/REV/FILE`` into ``../../blobs``."""
+    target = Path(os.path.realpath(path))
+    blobs = Path(os.path.realpath(path.parent)).parent.parent / "blobs"
+    if target.parent != blobs:
+        raise VindexInvalid(
+            f"{path.name} is a symbolic link out of the vindex",
+            hint="replace the link by the file itself",
+            path=path,
+        )
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        VindexIncomplete: it does not exist.
+        VindexInvalid: it is not a regular file, too large, or cannot be read.
+    """
+    descriptor = open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise VindexInvalid(
+                f"{path.name} is {size:,} bytes; at most {limit:,} are read", path=path
+            )
+        try:
+            return file.read(limit + 1)
+        except OSError as error:
+            raise VindexInvalid(
+                f"{path.name} cannot be read: {error.strerror}", path=path
+            ) from error
