@@ -1,0 +1,582 @@
+"""The statements of LQL as data: one frozen dataclass per statement of ``grammar/lql.lark``.
+
+``None`` means that the clause was not written, so the executor's default holds; a literal slot
+(``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
+``title`` names the statement in messages. The nodes below a statement are in
+``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; both are re-exported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from lql.span import NO_SOURCE, SourceText
+from lql.syntax_nodes import (
+    Aggregate as Aggregate,
+)
+from lql.syntax_nodes import (
+    And as And,
+)
+from lql.syntax_nodes import (
+    Assignment as Assignment,
+)
+from lql.syntax_nodes import (
+    Between as Between,
+)
+from lql.syntax_nodes import (
+    Column as Column,
+)
+from lql.syntax_nodes import (
+    Comparison as Comparison,
+)
+from lql.syntax_nodes import (
+    Condition as Condition,
+)
+from lql.syntax_nodes import (
+    Current as Current,
+)
+from lql.syntax_nodes import (
+    EdgeRow as EdgeRow,
+)
+from lql.syntax_nodes import (
+    In as In,
+)
+from lql.syntax_nodes import (
+    Integer as Integer,
+)
+from lql.syntax_nodes import (
+    IntegerSlot as IntegerSlot,
+)
+from lql.syntax_nodes import (
+    IsNull as IsNull,
+)
+from lql.syntax_nodes import (
+    LayerRange as LayerRange,
+)
+from lql.syntax_nodes import (
+    Like as Like,
+)
+from lql.syntax_nodes import (
+    ListLiteral as ListLiteral,
+)
+from lql.syntax_nodes import (
+    Nearest as Nearest,
+)
+from lql.syntax_nodes import (
+    Node as Node,
+)
+from lql.syntax_nodes import (
+    Not as Not,
+)
+from lql.syntax_nodes import (
+    Number as Number,
+)
+from lql.syntax_nodes import (
+    NumberSlot as NumberSlot,
+)
+from lql.syntax_nodes import (
+    Operand as Operand,
+)
+from lql.syntax_nodes import (
+    Or as Or,
+)
+from lql.syntax_nodes import (
+    Parameter as Parameter,
+)
+from lql.syntax_nodes import (
+    Route as Route,
+)
+from lql.syntax_nodes import (
+    Scalar as Scalar,
+)
+from lql.syntax_nodes import (
+    SelectItem as SelectItem,
+)
+from lql.syntax_nodes import (
+    SortKey as SortKey,
+)
+from lql.syntax_nodes import (
+    Star as Star,
+)
+from lql.syntax_nodes import (
+    Text as Text,
+)
+from lql.syntax_nodes import (
+    TextSlot as TextSlot,
+)
+from lql.syntax_nodes import (
+    Value as Value,
+)
+from lql.syntax_nodes import (
+    VindexRef as VindexRef,
+)
+from lql.syntax_words import (
+    Band as Band,
+)
+from lql.syntax_words import (
+    Comparator as Comparator,
+)
+from lql.syntax_words import (
+    Component as Component,
+)
+from lql.syntax_words import (
+    Detail as Detail,
+)
+from lql.syntax_words import (
+    Direction as Direction,
+)
+from lql.syntax_words import (
+    Function as Function,
+)
+from lql.syntax_words import (
+    InsertMode as InsertMode,
+)
+from lql.syntax_words import (
+    MergeConflict as MergeConflict,
+)
+from lql.syntax_words import (
+    ModelFormat as ModelFormat,
+)
+from lql.syntax_words import (
+    PatchConflict as PatchConflict,
+)
+from lql.syntax_words import (
+    PromptMode as PromptMode,
+)
+from lql.syntax_words import (
+    Slot as Slot,
+)
+from lql.syntax_words import (
+    SlotType as SlotType,
+)
+from lql.syntax_words import (
+    Table as Table,
+)
+from lql.syntax_words import (
+    TracePositions as TracePositions,
+)
+from lql.syntax_words import (
+    WalkMode as WalkMode,
+)
+from vindex.kinds import ExtractLevel as ExtractLevel
+from vindex.kinds import Quant as Quant
+from vindex.kinds import StorageDtype as StorageDtype
+
+
+@dataclass(frozen=True, slots=True)
+class Extract(Node):
+    """``EXTRACT MODEL model INTO target …``. ``overwrite`` and ``resume`` exclude each other."""
+
+    title: ClassVar[str] = "EXTRACT"
+    model: TextSlot
+    target: TextSlot
+    level: ExtractLevel | None = None
+    components: tuple[Component, ...] = ()
+    layers: LayerRange | None = None
+    dtype: StorageDtype | None = None
+    quant: Quant | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UseVindex(Node):
+    """``USE path``."""
+
+    title: ClassVar[str] = "USE"
+    path: TextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class UseModel(Node):
+    """``USE MODEL model [AUTO_EXTRACT]``."""
+
+    title: ClassVar[str] = "USE MODEL"
+    model: TextSlot
+    auto_extract: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UseRemote(Node):
+    """``USE REMOTE url``."""
+
+    title: ClassVar[str] = "USE REMOTE"
+    url: TextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class CompileVindex(Node):
+    """``COMPILE source INTO VINDEX target …``."""
+
+    title: ClassVar[str] = "COMPILE INTO VINDEX"
+    source: VindexRef
+    target: TextSlot
+    format: ModelFormat | None = None
+    on_conflict: PatchConflict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompileModel(Node):
+    """``COMPILE source INTO MODEL target [FORMAT …]``."""
+
+    title: ClassVar[str] = "COMPILE INTO MODEL"
+    source: VindexRef
+    target: TextSlot
+    format: ModelFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diff(Node):
+    """``DIFF left right …``."""
+
+    title: ClassVar[str] = "DIFF"
+    left: VindexRef
+    right: VindexRef
+    layer: IntegerSlot | None = None
+    relation: TextSlot | None = None
+    limit: IntegerSlot | None = None
+    into_patch: TextSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Node):
+    """``MERGE source [INTO target] [ON CONFLICT …]``."""
+
+    title: ClassVar[str] = "MERGE"
+    source: TextSlot
+    target: TextSlot | None = None
+    on_conflict: MergeConflict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(Node):
+    """``STATS [path]``; without a path, the session's vindex or model."""
+
+    title: ClassVar[str] = "STATS"
+    path: TextSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowModels(Node):
+    """``SHOW MODELS [LIMIT n]``."""
+
+    title: ClassVar[str] = "SHOW MODELS"
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowLayers(Node):
+    """``SHOW LAYERS [[RANGE] a-b] [LIMIT n]``."""
+
+    title: ClassVar[str] = "SHOW LAYERS"
+    layers: LayerRange | None = None
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowFeatures(Node):
+    """``SHOW FEATURES layer [WHERE …] [LIMIT n] [OFFSET n]``."""
+
+    title: ClassVar[str] = "SHOW FEATURES"
+    layer: IntegerSlot
+    where: Condition | None = None
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowEntities(Node):
+    """``SHOW ENTITIES [layer] [LIMIT n] [OFFSET n]``."""
+
+    title: ClassVar[str] = "SHOW ENTITIES"
+    layer: IntegerSlot | None = None
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRelations(Node):
+    """``SHOW RELATIONS [AT LAYER n] [WITH EXAMPLES] [BRIEF|VERBOSE|RAW] [LIMIT n] [OFFSET n]``."""
+
+    title: ClassVar[str] = "SHOW RELATIONS"
+    layer: IntegerSlot | None = None
+    examples: bool = False
+    detail: Detail | None = None
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPatches(Node):
+    """``SHOW PATCHES [LIMIT n]``."""
+
+    title: ClassVar[str] = "SHOW PATCHES"
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowCompactStatus(Node):
+    """``SHOW COMPACT STATUS``."""
+
+    title: ClassVar[str] = "SHOW COMPACT STATUS"
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Node):
+    """``DESCRIBE entity …``. ``layer`` narrows more than ``band``; both may be written."""
+
+    title: ClassVar[str] = "DESCRIBE"
+    entity: TextSlot
+    layer: IntegerSlot | None = None
+    band: Band | None = None
+    relations_only: bool = False
+    detail: Detail | None = None
+    limit: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Walk(Node):
+    """``WALK prompt …``. ``layers`` is ``None`` for every layer, also for LAYERS ALL."""
+
+    title: ClassVar[str] = "WALK"
+    prompt: TextSlot
+    top: IntegerSlot | None = None
+    layers: LayerRange | None = None
+    mode: WalkMode | None = None
+    compare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Infer(Node):
+    """``INFER prompt …``."""
+
+    title: ClassVar[str] = "INFER"
+    prompt: TextSlot
+    top: IntegerSlot | None = None
+    compare: bool = False
+    route: Route | None = None
+    prompt_mode: PromptMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainWalk(Node):
+    """``EXPLAIN WALK prompt …``: what each layer's features say about the prompt."""
+
+    title: ClassVar[str] = "EXPLAIN WALK"
+    prompt: TextSlot
+    top: IntegerSlot | None = None
+    layers: LayerRange | None = None
+    band: Band | None = None
+    relations_only: bool = False
+    attention: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainInfer(Node):
+    """``EXPLAIN INFER prompt …``: how the prediction comes about, layer by layer."""
+
+    title: ClassVar[str] = "EXPLAIN INFER"
+    prompt: TextSlot
+    top: IntegerSlot | None = None
+    layers: LayerRange | None = None
+    band: Band | None = None
+    relations_only: bool = False
+    attention: bool = False
+    verbose: bool = False
+    prompt_mode: PromptMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explain(Node):
+    """``EXPLAIN [ANALYZE] statement``: the plan of any statement, measured with ANALYZE.
+
+    Without ANALYZE the statement is never a ``Walk`` or an ``Infer``: those spell ``ExplainWalk``
+    and ``ExplainInfer``.
+    """
+
+    title: ClassVar[str] = "EXPLAIN"
+    statement: Statement
+    analyze: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trace(Node):
+    """``TRACE prompt …``. ``answer`` is what FOR follows through the layers."""
+
+    title: ClassVar[str] = "TRACE"
+    prompt: TextSlot
+    answer: TextSlot | None = None
+    decompose: bool = False
+    layers: LayerRange | None = None
+    positions: TracePositions | None = None
+    save: TextSlot | None = None
+    prompt_mode: PromptMode | None = None
+    limit: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Node):
+    """``SELECT … FROM EDGES|FEATURES|ENTITIES …``, clauses in SQL's order."""
+
+    title: ClassVar[str] = "SELECT"
+    items: tuple[SelectItem, ...]
+    table: Table
+    distinct: bool = False
+    nearest: Nearest | None = None
+    where: Condition | None = None
+    group_by: tuple[Column, ...] = ()
+    having: Condition | None = None
+    order_by: tuple[SortKey, ...] = ()
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(Node):
+    """``INSERT INTO EDGES (entity, relation, target) VALUES (…), … …``."""
+
+    title: ClassVar[str] = "INSERT"
+    rows: tuple[EdgeRow, ...]
+    layer: IntegerSlot | None = None
+    confidence: NumberSlot | None = None
+    alpha: NumberSlot | None = None
+    mode: InsertMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Node):
+    """``DELETE FROM EDGES WHERE …``."""
+
+    title: ClassVar[str] = "DELETE"
+    where: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Node):
+    """``UPDATE EDGES SET column = value, … WHERE …``. No column is assigned twice."""
+
+    title: ClassVar[str] = "UPDATE"
+    assignments: tuple[Assignment, ...]
+    where: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance(Node):
+    """``REBALANCE [UNTIL CONVERGED] [MAX n] [FLOOR x] [CEILING x]``."""
+
+    title: ClassVar[str] = "REBALANCE"
+    until_converged: bool = False
+    max_steps: IntegerSlot | None = None
+    floor: NumberSlot | None = None
+    ceiling: NumberSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompactMinor(Node):
+    """``COMPACT MINOR``."""
+
+    title: ClassVar[str] = "COMPACT MINOR"
+
+
+@dataclass(frozen=True, slots=True)
+class CompactMajor(Node):
+    """``COMPACT MAJOR [FULL] [WITH LAMBDA = x]``."""
+
+    title: ClassVar[str] = "COMPACT MAJOR"
+    full: bool = False
+    ridge: NumberSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeginPatch(Node):
+    """``BEGIN PATCH path``."""
+
+    title: ClassVar[str] = "BEGIN PATCH"
+    path: TextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class SavePatch(Node):
+    """``SAVE PATCH [path]``; without a path, the one BEGIN PATCH named."""
+
+    title: ClassVar[str] = "SAVE PATCH"
+    path: TextSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPatch(Node):
+    """``APPLY PATCH path``."""
+
+    title: ClassVar[str] = "APPLY PATCH"
+    path: TextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePatch(Node):
+    """``REMOVE PATCH path``."""
+
+    title: ClassVar[str] = "REMOVE PATCH"
+    path: TextSlot
+
+
+Statement: TypeAlias = (
+    Extract
+    | UseVindex
+    | UseModel
+    | UseRemote
+    | CompileVindex
+    | CompileModel
+    | Diff
+    | Merge
+    | Stats
+    | ShowModels
+    | ShowLayers
+    | ShowFeatures
+    | ShowEntities
+    | ShowRelations
+    | ShowPatches
+    | ShowCompactStatus
+    | Describe
+    | Walk
+    | Infer
+    | ExplainWalk
+    | ExplainInfer
+    | Explain
+    | Trace
+    | Select
+    | Insert
+    | Delete
+    | Update
+    | Rebalance
+    | CompactMinor
+    | CompactMajor
+    | BeginPatch
+    | SavePatch
+    | ApplyPatch
+    | RemovePatch
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(Node):
+    """``statement |> statement …``: run in order, stopping at the first that fails."""
+
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script(Node):
+    """A whole text.
+
+    Attributes:
+        items: its pipelines; most hold one statement.
+        source: the text every span in the tree points into.
+    """
+
+    items: tuple[Pipeline, ...]
+    source: SourceText = field(default=NO_SOURCE, compare=False, repr=False, kw_only=True)

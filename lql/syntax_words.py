@@ -1,0 +1,179 @@
+"""The closed vocabularies of the language: every word list that a clause chooses from.
+
+A member's value is the keyword as it is written; ``ExtractLevel``, ``StorageDtype`` and ``Quant``
+live in ``vindex.kinds`` because the format defines them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Component(Enum):
+    """A part of a model that EXTRACT can be limited to."""
+
+    FFN_GATE = "FFN_GATE"
+    FFN_DOWN = "FFN_DOWN"
+    FFN_UP = "FFN_UP"
+    EMBEDDINGS = "EMBEDDINGS"
+    ATTN_OV = "ATTN_OV"
+    ATTN_QK = "ATTN_QK"
+
+
+class ModelFormat(Enum):
+    """What COMPILE writes."""
+
+    SAFETENSORS = "SAFETENSORS"
+    GGUF = "GGUF"
+
+
+class PatchConflict(Enum):
+    """What COMPILE INTO VINDEX does when several patches write one slot."""
+
+    LAST_WINS = "LAST_WINS"
+    HIGHEST_CONFIDENCE = "HIGHEST_CONFIDENCE"
+    FAIL = "FAIL"
+
+
+class MergeConflict(Enum):
+    """Which side MERGE keeps when both hold an edge."""
+
+    KEEP_SOURCE = "KEEP_SOURCE"
+    KEEP_TARGET = "KEEP_TARGET"
+    HIGHEST_CONFIDENCE = "HIGHEST_CONFIDENCE"
+
+
+class Band(Enum):
+    """A run of layers by what they hold."""
+
+    SYNTAX = "SYNTAX"
+    KNOWLEDGE = "KNOWLEDGE"
+    OUTPUT = "OUTPUT"
+    ALL = "ALL LAYERS"
+
+
+class Detail(Enum):
+    """How much DESCRIBE and SHOW RELATIONS tell of an edge."""
+
+    BRIEF = "BRIEF"
+    VERBOSE = "VERBOSE"
+    RAW = "RAW"
+
+
+class WalkMode(Enum):
+    """Which scores WALK ranks by."""
+
+    HYBRID = "HYBRID"
+    PURE = "PURE"
+    DENSE = "DENSE"
+
+
+class InsertMode(Enum):
+    """How INSERT stores a fact: beside the weights, or composed into them."""
+
+    KNN = "KNN"
+    COMPOSE = "COMPOSE"
+
+
+class PromptMode(Enum):
+    """Whether a prompt is wrapped in the model's chat template or sent as it stands."""
+
+    CHAT = "CHAT"
+    RAW = "RAW"
+
+
+class TracePositions(Enum):
+    """Which token positions TRACE captures."""
+
+    LAST = "LAST"
+    ALL = "ALL"
+
+
+class Table(Enum):
+    """What SELECT reads from."""
+
+    EDGES = "EDGES"
+    FEATURES = "FEATURES"
+    ENTITIES = "ENTITIES"
+
+
+class Comparator(Enum):
+    """An order or equality operator of WHERE; ``<>`` is read as ``!=``."""
+
+    EQ = "="
+    NE = "!="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+
+
+class Function(Enum):
+    """An aggregate function of SELECT, HAVING and ORDER BY."""
+
+    COUNT = "COUNT"
+    SUM = "SUM"
+    AVG = "AVG"
+    MIN = "MIN"
+    MAX = "MAX"
+
+
+class Direction(Enum):
+    """The direction of one ORDER BY key."""
+
+    ASC = "ASC"
+    DESC = "DESC"
+
+
+class SlotType(Enum):
+    """What kind of literal a place takes; the text is how messages call it."""
+
+    TEXT = "a string in quotes"
+    INTEGER = "a whole number"
+    NUMBER = "a number"
+    VALUE = "a value"
+
+
+class Slot(Enum):
+    """What a literal stands for at its place. Types parameters, and chooses value completion."""
+
+    MODEL = "model"
+    VINDEX_PATH = "vindex path"
+    URL = "url"
+    OUTPUT_PATH = "output path"
+    PATCH_PATH = "patch path"
+    PROMPT = "prompt"
+    ENTITY = "entity"
+    RELATION = "relation"
+    TARGET = "target"
+    LAYER = "layer"
+    COUNT = "row count"
+    TOP = "top"
+    OFFSET = "offset"
+    STEPS = "number of steps"
+    NUMBER = "number"
+    VALUE = "value"
+    FIELD = "column"
+
+    @property
+    def type(self) -> SlotType:
+        """The kind of literal that stands here. A ``FIELD`` is a name, never a literal."""
+        return _SLOT_TYPES.get(self, SlotType.TEXT)
+
+    @property
+    def minimum(self) -> int | None:
+        """The smallest whole number that makes sense here, or ``None`` where any does."""
+        return _SLOT_MINIMA.get(self)
+
+
+_SLOT_TYPES = {
+    Slot.LAYER: SlotType.INTEGER,
+    Slot.COUNT: SlotType.INTEGER,
+    Slot.TOP: SlotType.INTEGER,
+    Slot.OFFSET: SlotType.INTEGER,
+    Slot.STEPS: SlotType.INTEGER,
+    Slot.NUMBER: SlotType.NUMBER,
+    Slot.VALUE: SlotType.VALUE,
+}
+
+_SLOT_MINIMA = {Slot.LAYER: 0, Slot.COUNT: 0, Slot.OFFSET: 0, Slot.TOP: 1, Slot.STEPS: 1}
