@@ -14,8 +14,9 @@ from typing import Any
 
 from vindex.errors import CheckpointError, Unsupported
 from vindex.families import _larql_index
-from vindex.families._base import DropRule, Family, GgufFacts, GgufRules, IndexFacts
+from vindex.families._base import DropRule, Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader, show
+from vindex.index import VindexIndex
 from vindex.spec import ModelSpec
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "Family",
     "GgufFacts",
     "GgufRules",
-    "IndexFacts",
     "families",
     "family_of",
     "gguf_family",
@@ -70,7 +70,7 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def spec_from_index(
-    index: IndexFacts, have_keys: Container[str]
+    index: VindexIndex, have_keys: Container[str]
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The specification of a larql-written vindex that has no ``config.json``.
 
@@ -85,8 +85,13 @@ def spec_from_index(
         Unsupported: what larql records of this family does not determine the model.
         CheckpointError: values that are missing, of the wrong type, absurd or contradictory.
     """
-    model_type = (index.model_config or {}).get("model_type")
-    family = _by_model_type(model_type) if isinstance(model_type, str) else None
+    if index.model_config is None:
+        raise Unsupported(
+            "index.json has no model_config, so the model cannot be rebuilt",
+            hint=_larql_index.SUPPLY_CONFIG,
+        )
+    model_type = index.model_config.model_type
+    family = _by_model_type(model_type)
     if family is None:
         raise _larql_index.refuse_unknown(model_type, ", ".join(model_types()))
     rebuilt = family.from_index(index, have_keys)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vindex.families._config import ConfigReader
 from vindex.kinds import ExtractLevel
 from vindex.spec import LayerSpec, ModelSpec, Placement, Role, StorageFile, TensorSpec
+
+if TYPE_CHECKING:
+    from vindex.index import VindexIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +35,6 @@ ROTARY_INV_FREQ = DropRule(
     re.compile(r"\.rotary_emb\.inv_freq$"),
     "a table that the rope parameters of config.json determine",
 )
-
-
-class IndexFacts(Protocol):
-    """The part of a parsed ``index.json`` that a ``ModelSpec`` can be rebuilt from."""
-
-    @property
-    def model_config(self) -> Mapping[str, Any] | None:
-        """``model_config`` of index.json as parsed."""
-
-    @property
-    def num_layers(self) -> int:
-        """L."""
-
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-
-    @property
-    def intermediate_size(self) -> int:
-        """F."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-
-    @property
-    def embed_scale(self) -> float:
-        """Factor on looked-up embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +105,7 @@ class Family:
     model_types: tuple[str, ...]
     prefixes: tuple[str, ...]
     build: Callable[[ConfigReader], ModelSpec]
-    from_index: Callable[[IndexFacts, Container[str]], Rebuilt]
+    from_index: Callable[[VindexIndex, Container[str]], Rebuilt]
     drops: tuple[DropRule, ...] = (ROTARY_INV_FREQ,)
     gguf: GgufRules | None = None
 
@@ -140,6 +115,11 @@ class Family:
             if name.startswith(prefix):
                 return name[len(prefix) :]
         return name
+
+    @staticmethod
+    def checkpoint_name(key: str) -> str:
+        """The name that transformers gives the tensor of a vindex key."""
+        return key if key.startswith("lm_head.") else f"model.{key}"
 
 
 _NORM_KEYS: Mapping[Placement, tuple[tuple[Role, str], ...]] = {

@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from vindex.errors import CheckpointError, Unsupported
 from vindex.families._base import DropRule, GgufFacts
 from vindex.families._config import show
@@ -168,4 +170,4 @@ def shortest(value: Any) -> Any:
     """A float32 from metadata as the decimal a person wrote: 9.99999974e-06 becomes 1e-05."""
     if not isinstance(value, float) or not math.isfinite(value):
         return value
-    return float(f"{value:.7g}")
+    return float(str(np.float32(value)))

@@ -11,8 +11,9 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from vindex.errors import Unsupported
-from vindex.families._base import IndexFacts, Rebuilt
+from vindex.families._base import Rebuilt
 from vindex.families._config import ConfigReader, show
+from vindex.index import VindexIndex
 
 SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
 
@@ -30,7 +31,7 @@ LOSSY: Mapping[str, str] = {
 
 
 def rebuild(
-    index: IndexFacts,
+    index: VindexIndex,
     have_keys: Container[str],
     *,
     embed_scale: float,
@@ -50,45 +51,57 @@ def rebuild(
     """
     if index.model_config is None:
         raise Unsupported("index.json has no model_config", hint=SUPPLY_CONFIG)
-    recorded = ConfigReader(index.model_config, "index.json: model_config")
-    recorded.must_be_default("moe")
+    recorded = index.model_config
+    facts = ConfigReader(
+        {
+            "moe": recorded.moe,
+            "attention_multiplier": recorded.attention_multiplier,
+            "residual_multiplier": recorded.residual_multiplier,
+            "logits_scaling": recorded.logits_scaling,
+        },
+        "index.json: model_config",
+    )
+    facts.must_be_default("moe")
     for key in ("attention_multiplier", "residual_multiplier", "logits_scaling"):
-        recorded.must_be_default(key, 1.0)
+        facts.must_be_default(key, 1.0)
     if not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
         raise Unsupported(
             f"index.json: embed_scale is {index.embed_scale:g}, expected {embed_scale:g}",
             hint=SUPPLY_CONFIG,
         )
     config: dict[str, Any] = {
-        "model_type": recorded.text("model_type"),
+        "model_type": recorded.model_type,
         "vocab_size": index.vocab_size,
         "hidden_size": index.hidden_size,
         "intermediate_size": index.intermediate_size,
         "num_hidden_layers": index.num_layers,
-        "num_attention_heads": recorded.get("num_q_heads"),
-        "num_key_value_heads": recorded.get("num_kv_heads"),
-        "head_dim": recorded.get("head_dim"),
-        "rope_theta": recorded.number("rope_base"),
-        "rms_norm_eps": recorded.get("norm_eps"),
-        "sliding_window": recorded.get("sliding_window"),
-        "sliding_window_pattern": recorded.get("sliding_window_pattern"),
-        "layer_types": recorded.get("layer_types"),
-        "rope_local_base_freq": recorded.get("rope_local_base"),
-        "query_pre_attn_scalar": recorded.get("query_pre_attn_scalar"),
-        "final_logit_softcapping": recorded.get("final_logit_softcapping"),
+        "num_attention_heads": recorded.num_q_heads,
+        "num_key_value_heads": recorded.num_kv_heads,
+        "head_dim": recorded.head_dim,
+        "rope_theta": recorded.rope_base,
+        "rms_norm_eps": recorded.norm_eps,
+        "sliding_window": recorded.sliding_window,
+        "sliding_window_pattern": recorded.sliding_window_pattern,
+        "layer_types": None if recorded.layer_types is None else list(recorded.layer_types),
+        "rope_local_base_freq": recorded.rope_local_base,
+        "query_pre_attn_scalar": recorded.query_pre_attn_scalar,
+        "final_logit_softcapping": recorded.final_logit_softcapping,
     }
     notes = ["index.json does not record the context length; the family's default is assumed"]
-    if not recorded.has("norm_eps"):
+    if recorded.norm_eps is None:
         notes.append("index.json does not record norm_eps; 1e-06 is assumed")
-    config["tie_word_embeddings"] = tied = "lm_head.weight" not in have_keys
-    if tied and not tied_by_family:
+    tied = index.tie_word_embeddings
+    if tied is None:
+        tied = "lm_head.weight" not in have_keys
+    config["tie_word_embeddings"] = tied
+    if tied and index.tie_word_embeddings is None and not tied_by_family:
         notes.append("there is no lm_head; tied embeddings are assumed")
     return Rebuilt({key: value for key, value in config.items() if value is not None}, tuple(notes))
 
 
-def refuse_unknown(model_type: object, supported: str) -> Unsupported:
+def refuse_unknown(model_type: str, supported: str) -> Unsupported:
     """The error for a model type without a family module."""
-    reason = LOSSY.get(model_type) if isinstance(model_type, str) else None
+    reason = LOSSY.get(model_type)
     if reason is not None:
         return Unsupported(
             f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",

@@ -18,13 +18,13 @@ from vindex.families._base import (
     Family,
     GgufFacts,
     GgufRules,
-    IndexFacts,
     Rebuilt,
     decoder_tensors,
 )
 from vindex.families._config import MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Defaults, Geometry, read_geometry
 from vindex.families._rope import read_rope
+from vindex.index import VindexIndex
 from vindex.spec import (
     AttentionKind,
     AttentionSpec,
@@ -129,7 +129,7 @@ def _layer_kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
     )
 
 
-def from_index(index: IndexFacts, have_keys: Container[str]) -> Rebuilt:
+def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     """larql records everything of a Gemma 3 but the linear rope factor of 4B and larger."""
     rebuilt = _larql_index.rebuild(
         index, have_keys, embed_scale=math.sqrt(index.hidden_size), tied_by_family=True

@@ -16,13 +16,13 @@ from vindex.families._base import (
     Family,
     GgufFacts,
     GgufRules,
-    IndexFacts,
     Rebuilt,
     decoder_tensors,
 )
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import read_rope
+from vindex.index import VindexIndex
 from vindex.spec import (
     AttentionKind,
     AttentionSpec,
@@ -87,7 +87,7 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
-def from_index(index: IndexFacts, have_keys: Container[str]) -> Rebuilt:
+def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     """larql records everything of a llama but its rope scaling and biases.
 
     Llama 3's base of 500000 came with scaling in every release since 3.1, and Llama 3.0 cannot be

@@ -1,0 +1,199 @@
+"""A checkpoint of safetensors: a directory (single file or shards with an index), or one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from vindex.checkpoint._base import Provenance, TensorInfo
+from vindex.checkpoint._convert import convert_rows
+from vindex.checkpoint._json import read_limited, read_object
+from vindex.checkpoint._safetensors import SafetensorsFile
+from vindex.errors import CheckpointError
+from vindex.families._config import show
+from vindex.files import CARRIED, CONFIG, is_plain_name
+from vindex.kinds import StorageDtype
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_MAX_SIDE_FILE = 256 << 20
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class SafetensorsCheckpoint:
+    """Safetensors files beside a ``config.json``, implementing ``Checkpoint``.
+
+    Args:
+        directory: holds ``config.json``, the tokenizer and the weights.
+        name: what the user wrote.
+        weights: read this one file instead of looking for ``model.safetensors`` or an index.
+        provenance: where the files came from.
+
+    Raises:
+        CheckpointError: files are missing or malformed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        weights: Path | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.name = name
+        self.provenance = provenance or Provenance()
+        self._directory = directory
+        self.config: Mapping[str, Any] = read_object(directory / CONFIG)
+        self._shards: list[SafetensorsFile] = []
+        self._owner: dict[str, SafetensorsFile] = {}
+        try:
+            self._open_weights(weights)
+        except BaseException:
+            self.close()
+            raise
+
+    def names(self) -> Sequence[str]:
+        """Tensor names, shard by shard in file order."""
+        return tuple(self._owner)
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape and dtype of a tensor; ``Unsupported`` unless it holds floats."""
+        return self._shard(name).info(name)
+
+    def read(self, name: str, dtype: StorageDtype) -> npt.NDArray[np.generic]:
+        """A whole tensor; a view of the file where its dtype is the stored one."""
+        shard = self._shard(name)
+        return convert_rows(shard.array(name), shard.info(name).dtype, dtype)
+
+    def read_rows(
+        self, name: str, start: int, stop: int, dtype: StorageDtype
+    ) -> npt.NDArray[np.generic]:
+        """Rows ``start..stop`` of a tensor, likewise."""
+        shard = self._shard(name)
+        rows = shard.array(name)
+        if not 0 <= start <= stop <= rows.shape[0]:
+            raise IndexError(f"rows {start}..{stop} of {rows.shape[0]}")
+        return convert_rows(rows[start:stop], shard.info(name).dtype, dtype)
+
+    def release(self) -> None:
+        """Give back memory of pages already read."""
+        for shard in self._shards:
+            shard.release()
+
+    def files(self) -> Mapping[str, bytes]:
+        """The side files that are there, byte for byte."""
+        return {
+            file: read_limited(self._directory / file, _MAX_SIDE_FILE)
+            for file in CARRIED
+            if (self._directory / file).is_file()
+        }
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for shard in self._shards:
+            shard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _shard(self, name: str) -> SafetensorsFile:
+        try:
+            return self._owner[name]
+        except KeyError:
+            raise CheckpointError(
+                f"{self.name} has no tensor {show(name)}", path=self._directory
+            ) from None
+
+    def _open_weights(self, weights: Path | None) -> None:
+        index = self._directory / INDEX
+        if weights is None and (self._directory / SINGLE).is_file():
+            weights = self._directory / SINGLE
+        if weights is not None:
+            self._add(weights)
+        elif index.is_file():
+            self._open_sharded(index)
+        else:
+            raise self._no_weights()
+
+    def _open_sharded(self, index: Path) -> None:
+        content = read_object(index)
+        weight_map = content.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{INDEX} has no weight_map", path=index)
+        for shard in sorted({self._shard_name(value, index) for value in weight_map.values()}):
+            self._add(self._directory / shard)
+        for name, shard in weight_map.items():
+            owner = self._owner.get(name)
+            if owner is None or owner.path.name != shard:
+                raise CheckpointError(
+                    f"{INDEX} places tensor {show(name)} in {show(shard)}, which does not hold it",
+                    path=index,
+                )
+        unlisted = sorted(set(self._owner) - set(weight_map))
+        if unlisted:
+            raise CheckpointError(
+                f"{INDEX} does not list {len(unlisted)} tensors that its shards hold,"
+                f" e.g. {show(unlisted[0])}",
+                path=index,
+                details=unlisted,
+            )
+
+    @staticmethod
+    def _shard_name(value: object, index: Path) -> str:
+        """A plain file name in the same directory; anything else could point anywhere."""
+        if (
+            not isinstance(value, str)
+            or not is_plain_name(value)
+            or not value.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"{INDEX} names the shard {show(value)}, expected a plain file name",
+                path=index,
+            )
+        return value
+
+    def _add(self, path: Path) -> None:
+        if not path.is_file():
+            raise CheckpointError(
+                f"the shard {path.name} is missing", path=path, hint="download the model again"
+            )
+        shard = SafetensorsFile(path)
+        self._shards.append(shard)
+        for name in shard.names:
+            if name in self._owner:
+                raise CheckpointError(
+                    f"tensor {show(name)} is in both {self._owner[name].path.name} and {path.name}",
+                    path=path,
+                )
+            self._owner[name] = shard
+
+    def _no_weights(self) -> CheckpointError:
+        pickles = sorted(path.name for path in self._directory.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            return refuse_pickle(self._directory / pickles[0])
+        return CheckpointError(
+            f"{self._directory} holds neither {SINGLE} nor {INDEX}", path=self._directory
+        )
+
+
+def refuse_pickle(path: Path) -> CheckpointError:
+    """The error for a checkpoint in a format that runs code when it is read."""
+    return CheckpointError(
+        f"{path.name} is a pickle, and reading a pickle can run any code",
+        hint="use the model's safetensors files, or convert it with transformers' save_pretrained",
+        path=path,
+    )
