@@ -14,12 +14,15 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vindex.errors import VindexIncomplete, VindexInvalid
 from vindex.kinds import StorageDtype
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 INDEX = "index.json"
 SEAL = "seal.json"
@@ -137,8 +140,8 @@ class MappedFile:
         return self.view(offset, shape, np.dtype(dtype.carrier))
 
     def view(
-        self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-    ) -> npt.NDArray[np.generic]:
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype[ScalarT]
+    ) -> npt.NDArray[ScalarT]:
         """A read-only view of ``shape`` elements of any dtype. The range must have been checked."""
         count = math.prod(shape)
         if not self.holds(ByteRange(offset, count * dtype.itemsize)):

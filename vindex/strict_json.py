@@ -136,6 +136,10 @@ class Fields:
         """Keys that were never asked for, with their values."""
         return {key: value for key, value in self._values.items() if key not in self._asked}
 
+    def names(self) -> list[str]:
+        """All keys, in file order."""
+        return list(self._values)
+
     def present(self, key: str) -> bool:
         """Whether the key stands there, even as null. Does not count as asking."""
         return key in self._values
@@ -249,7 +253,7 @@ class Fields:
         child = self.child(key)
         if child is None:
             return None
-        return {name: child.text(name) for name in child._values}
+        return {name: child.text(name) for name in child.names()}
 
 
 def _kind(value: Any) -> str:
