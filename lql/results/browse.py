@@ -1,0 +1,333 @@
+"""Results of statements that only read files: WALK, EXPLAIN WALK, DESCRIBE, SHOW, STATS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lql.results.base import Column, Kind, Record, Result, Unit, fields_of
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """A feature whose gate responds to the query.
+
+    Attributes:
+        gate: dot product of the gate vector and the query; negative means the opposite direction.
+        token: the token the feature writes most, by its down vector.
+        also: the tokens after it.
+        relation: the feature's label, or ``None``.
+        band: ``syntax``, ``knowledge`` or ``output``, or ``None`` for a model without bands.
+    """
+
+    layer: int
+    feature: int
+    gate: float
+    token: str
+    also: tuple[str, ...]
+    relation: str | None = None
+    band: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkResult(Result):
+    """Features nearest to a prompt's last token, by layer. No forward pass.
+
+    Attributes:
+        prompt: as typed.
+        token: the token whose embedding was the query.
+        features: by layer, then by the size of the gate.
+    """
+
+    prompt: str
+    token: str
+    features: tuple[FeatureRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The documented keys of WALK."""
+        return (
+            Column("layer", Kind.INTEGER),
+            Column("feature", Kind.INTEGER),
+            Column("gate", Kind.NUMBER, Unit.DOT),
+            Column("token", Kind.TOKEN),
+            Column("also", Kind.TOKENS),
+        )
+
+    def records(self) -> Sequence[FeatureRow]:
+        """The features."""
+        return self.features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainWalkResult(WalkResult):
+    """A walk with each layer's band and each feature's label."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The keys of WALK with ``band`` and ``relation``."""
+        return (
+            Column("layer", Kind.INTEGER),
+            Column("band", Kind.TEXT),
+            Column("feature", Kind.INTEGER),
+            Column("relation", Kind.TEXT),
+            Column("gate", Kind.NUMBER, Unit.DOT),
+            Column("token", Kind.TOKEN),
+            Column("also", Kind.TOKENS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """What a feature that responds to an entity writes.
+
+    Attributes:
+        relation: the feature's label, or ``None``.
+        target: the token it writes most.
+        evidence: how the row was found; ``static`` means by dot products of stored vectors, with
+            no forward pass.
+        score: the gate's response to the entity.
+        layer, feature: the strongest feature with this target.
+        also: what that feature writes after the target.
+        layers: every layer that holds a feature with this target.
+    """
+
+    entity: str
+    relation: str | None
+    target: str
+    evidence: str
+    score: float
+    layer: int
+    feature: int
+    band: str | None
+    also: tuple[str, ...]
+    layers: tuple[int, ...]
+    hits: int
+
+    @property
+    def first_layer(self) -> int:
+        """Lowest layer with this target."""
+        return min(self.layers)
+
+    @property
+    def last_layer(self) -> int:
+        """Highest layer with this target."""
+        return max(self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeResult(Result):
+    """The edges of an entity, strongest first within a band.
+
+    Attributes:
+        detailed: rows also hold ``band``, ``first_layer``, ``last_layer``, ``hits`` and ``also``.
+    """
+
+    entity: str
+    edges: tuple[EdgeRow, ...]
+    detailed: bool
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The documented keys of DESCRIBE, and more of them where details were asked for."""
+        brief = (
+            Column("entity", Kind.TEXT),
+            Column("relation", Kind.TEXT),
+            Column("target", Kind.TOKEN),
+            Column("evidence", Kind.TEXT),
+            Column("score", Kind.NUMBER, Unit.DOT),
+            Column("layer", Kind.INTEGER),
+            Column("feature", Kind.INTEGER),
+        )
+        if not self.detailed:
+            return brief
+        return (
+            *brief,
+            Column("band", Kind.TEXT),
+            Column("first_layer", Kind.INTEGER),
+            Column("last_layer", Kind.INTEGER),
+            Column("hits", Kind.INTEGER),
+            Column("also", Kind.TOKENS),
+        )
+
+    def records(self) -> Sequence[EdgeRow]:
+        """The edges."""
+        return self.edges
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A layer of the model.
+
+    Attributes:
+        attention: ``full`` or ``sliding``.
+        features: FFN width.
+        described: how many features have a token in down_meta.
+        token: the token most of them write first, or ``None``.
+        writers: how many features that is.
+    """
+
+    layer: int
+    band: str | None
+    attention: str
+    features: int
+    described: int
+    token: str | None
+    writers: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayersResult(Result):
+    """SHOW LAYERS."""
+
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One row per layer."""
+        return (
+            Column("layer", Kind.INTEGER),
+            Column("band", Kind.TEXT),
+            Column("attention", Kind.TEXT),
+            Column("features", Kind.INTEGER),
+            Column("described", Kind.INTEGER),
+            Column("token", Kind.TOKEN),
+            Column("writers", Kind.INTEGER),
+        )
+
+    def records(self) -> Sequence[LayerRow]:
+        """Layers, ascending."""
+        return self.layers
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureInfoRow:
+    """A feature by what it writes.
+
+    Attributes:
+        token: the token its down vector points to most, of all the vocabulary.
+        logit: dot product of down vector and that token's embedding (no norm, no scale).
+        also: the tokens after it.
+    """
+
+    layer: int
+    feature: int
+    token: str
+    token_id: int
+    logit: float
+    relation: str | None
+    also: tuple[str, ...]
+
+
+FEATURE_COLUMNS = (
+    Column("layer", Kind.INTEGER),
+    Column("feature", Kind.INTEGER),
+    Column("token", Kind.TOKEN),
+    Column("token_id", Kind.INTEGER),
+    Column("logit", Kind.NUMBER, Unit.LOGIT),
+    Column("relation", Kind.TEXT),
+    Column("also", Kind.TOKENS),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesResult(Result):
+    """SHOW FEATURES."""
+
+    features: tuple[FeatureInfoRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One row per feature; the same names stand in WHERE."""
+        return FEATURE_COLUMNS
+
+    def records(self) -> Sequence[FeatureInfoRow]:
+        """Features, ascending."""
+        return self.features
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A vindex in the working directory.
+
+    Attributes:
+        status: ``ready``, or why it cannot be opened.
+    """
+
+    path: str
+    model: str | None
+    family: str | None
+    layers: int | None
+    level: str | None
+    dtype: str | None
+    size_bytes: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsResult(Result):
+    """SHOW MODELS."""
+
+    models: tuple[ModelRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One row per vindex."""
+        return (
+            Column("path", Kind.TEXT),
+            Column("model", Kind.TEXT),
+            Column("family", Kind.TEXT),
+            Column("layers", Kind.INTEGER),
+            Column("level", Kind.TEXT),
+            Column("dtype", Kind.TEXT),
+            Column("size_bytes", Kind.INTEGER, Unit.BYTES),
+            Column("status", Kind.TEXT),
+        )
+
+    def records(self) -> Sequence[ModelRow]:
+        """Vindexes by name."""
+        return self.models
+
+
+@dataclass(frozen=True, slots=True)
+class BandRow:
+    """A band of layers, both ends included."""
+
+    name: str
+    first_layer: int
+    last_layer: int
+    features: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsResult(Record):
+    """STATS: what a vindex or model holds.
+
+    Attributes:
+        level: extract level, or ``None`` for a model used without extraction.
+        described: features with a token in down_meta.
+        labelled: features with a probed relation label; ``clusters``: relation clusters.
+        size_bytes: of all files, or ``None`` for a model used without extraction.
+    """
+
+    path: str
+    model: str
+    family: str
+    level: str | None
+    dtype: str | None
+    layers: int
+    hidden: int
+    vocabulary: int
+    features: int
+    described: int | None
+    labelled: int
+    clusters: int
+    bands: tuple[BandRow, ...]
+    size_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts, the bands by name."""
+        facts = fields_of(self, without=("meta", "bands"))
+        bands = {band.name: fields_of(band, without=("name",)) for band in self.bands}
+        return facts | {"bands": bands}

@@ -1,0 +1,231 @@
+"""Results of statements that run the model: INFER, INFER … COMPARE, EXPLAIN INFER."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lql.results.base import Column, Form, Kind, Result, Unit, fields_of
+from lql.results.browse import FeatureRow
+
+TOKEN_COLUMNS = (
+    Column("rank", Kind.INTEGER),
+    Column("token", Kind.TOKEN),
+    Column("token_id", Kind.INTEGER),
+    Column("probability", Kind.NUMBER, Unit.PROBABILITY),
+    Column("logit", Kind.NUMBER, Unit.LOGIT),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A candidate for the next token; ``rank`` counts from 1, ``token`` is the exact text."""
+
+    rank: int
+    token: str
+    token_id: int
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferResult(Result):
+    """The most probable next tokens, most probable first.
+
+    Attributes:
+        prompt: as typed.
+        prompt_mode: ``chat`` (inside the model's template) or ``raw`` (as typed).
+    """
+
+    prompt: str
+    prompt_mode: str
+    tokens: tuple[TokenRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The documented keys of INFER."""
+        return TOKEN_COLUMNS
+
+    def records(self) -> Sequence[TokenRow]:
+        """The candidates."""
+        return self.tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prompt and the candidates."""
+        return {
+            "prompt": self.prompt,
+            "prompt_mode": self.prompt_mode,
+            "rows": [fields_of(token) for token in self.tokens],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PathTokenRow:
+    """A ``TokenRow`` and the forward path (``dense`` or ``walk``) it comes from."""
+
+    path: str
+    rank: int
+    token: str
+    token_id: int
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferComparison(Result):
+    """The FFN as matrix products (dense) beside the FFN evaluated feature by feature (walk).
+
+    Attributes:
+        dense, walk: candidates by each path, most probable first.
+        probability_difference, logit_difference: the largest absolute ones over the vocabulary.
+        dense_s, walk_s: wall time of each forward pass.
+    """
+
+    form: ClassVar[Form] = Form.RECORD
+    prompt: str
+    prompt_mode: str
+    dense: tuple[TokenRow, ...]
+    walk: tuple[TokenRow, ...]
+    probability_difference: float
+    logit_difference: float
+    dense_s: float
+    walk_s: float
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """``path`` and the keys of INFER."""
+        return (Column("path", Kind.TEXT), *TOKEN_COLUMNS)
+
+    def records(self) -> Sequence[PathTokenRow]:
+        """Dense rows, then walk rows."""
+        return tuple(
+            PathTokenRow(path, t.rank, t.token, t.token_id, t.probability, t.logit)
+            for path, rows in (("dense", self.dense), ("walk", self.walk))
+            for t in rows
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both lists of rows and their largest differences."""
+        return {
+            "prompt": self.prompt,
+            "prompt_mode": self.prompt_mode,
+            "dense": [fields_of(token) for token in self.dense],
+            "walk": [fields_of(token) for token in self.walk],
+            "largest_difference": {
+                "probability": self.probability_difference,
+                "logit": self.logit_difference,
+            },
+            "seconds": {"dense": self.dense_s, "walk": self.walk_s},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of the prompt as the model reads it.
+
+    Attributes:
+        position: from 0.
+        added: not typed by the user: a BOS token or the chat template's text.
+    """
+
+    position: int
+    token: str
+    token_id: int
+    added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExplanation:
+    """One layer of an explained forward pass, at the last position.
+
+    Attributes:
+        lens: the most probable token if the model stopped after this layer (logit lens).
+        features: strongest first, by the gate's response to the real residual.
+    """
+
+    layer: int
+    band: str | None
+    lens: TokenRow
+    features: tuple[FeatureRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainInferRow:
+    """A feature of a layer with the layer's logit lens, flat."""
+
+    layer: int
+    band: str | None
+    lens: str
+    lens_probability: float
+    feature: int | None
+    relation: str | None
+    gate: float | None
+    token: str | None
+    also: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainInferResult(Result):
+    """A forward pass taken apart: the prompt's tokens, each layer, the prediction.
+
+    Attributes:
+        compute: how the weights are computed with, one line.
+    """
+
+    form: ClassVar[Form] = Form.RECORD
+    prompt: str
+    prompt_mode: str
+    prompt_tokens: tuple[PromptToken, ...]
+    layers: tuple[LayerExplanation, ...]
+    prediction: tuple[TokenRow, ...]
+    compute: str
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One row per feature of a layer; a layer without features has one row of its own."""
+        return (
+            Column("layer", Kind.INTEGER),
+            Column("band", Kind.TEXT),
+            Column("lens", Kind.TOKEN),
+            Column("lens_probability", Kind.NUMBER, Unit.PROBABILITY),
+            Column("feature", Kind.INTEGER),
+            Column("relation", Kind.TEXT),
+            Column("gate", Kind.NUMBER, Unit.DOT),
+            Column("token", Kind.TOKEN),
+            Column("also", Kind.TOKENS),
+        )
+
+    def records(self) -> Sequence[ExplainInferRow]:
+        """Layers ascending, features strongest first."""
+        rows: list[ExplainInferRow] = []
+        for layer in self.layers:
+            head = (layer.layer, layer.band, layer.lens.token, layer.lens.probability)
+            rows += [
+                ExplainInferRow(*head, hit.feature, hit.relation, hit.gate, hit.token, hit.also)
+                for hit in layer.features
+            ]
+            if not layer.features:
+                rows.append(ExplainInferRow(*head, None, None, None, None, None))
+        return tuple(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tokens, layers with their features, prediction."""
+        return {
+            "prompt": self.prompt,
+            "prompt_mode": self.prompt_mode,
+            "compute": self.compute,
+            "tokens": [fields_of(token) for token in self.prompt_tokens],
+            "layers": [
+                {
+                    "layer": layer.layer,
+                    "band": layer.band,
+                    "lens": fields_of(layer.lens, without=("rank",)),
+                    "features": [
+                        fields_of(hit, without=("layer", "band")) for hit in layer.features
+                    ],
+                }
+                for layer in self.layers
+            ],
+            "prediction": [fields_of(token) for token in self.prediction],
+        }

@@ -1,0 +1,89 @@
+"""Results of statements that make, open or check a vindex: EXTRACT, USE, VERIFY."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lql.results.base import Column, Form, Kind, Record, Result, Unit, fields_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseResult(Record):
+    """What became current.
+
+    Attributes:
+        path: of the vindex, or the reference of the model.
+        level, dtype: of a vindex; ``None`` for a model used without extraction.
+    """
+
+    form: ClassVar[Form] = Form.STATUS
+    path: str
+    model: str
+    family: str
+    layers: int
+    features: int
+    level: str | None
+    dtype: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractResult(Record):
+    """The vindex that was written.
+
+    Attributes:
+        size_bytes: of all its files.
+        dropped: checkpoint tensors left out on purpose, by the name of the rule.
+        seconds: wall time by phase.
+    """
+
+    model: str
+    path: str
+    family: str
+    level: str
+    dtype: str
+    quant: str
+    layers: int
+    features: int
+    size_bytes: int
+    dropped: dict[str, int]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file of a vindex; ``status`` is ``ok`` or what is wrong."""
+
+    file: str
+    size_bytes: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult(Result):
+    """Every file of a vindex against its seal."""
+
+    path: str
+    files: tuple[FileRow, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """One row per file."""
+        return (
+            Column("file", Kind.TEXT),
+            Column("size_bytes", Kind.INTEGER, Unit.BYTES),
+            Column("status", Kind.TEXT),
+        )
+
+    def records(self) -> Sequence[FileRow]:
+        """Files by name."""
+        return self.files

@@ -1,0 +1,134 @@
+"""One result of every type, with text that a careless renderer gets wrong."""
+
+from __future__ import annotations
+
+from lql.results import (
+    BandRow,
+    DescribeResult,
+    EdgeRow,
+    ExplainInferResult,
+    ExplainWalkResult,
+    ExtractResult,
+    FeatureInfoRow,
+    FeatureRow,
+    FeaturesResult,
+    FileRow,
+    InferComparison,
+    InferResult,
+    LayerExplanation,
+    LayerRow,
+    LayersResult,
+    ModelRow,
+    ModelsResult,
+    PromptToken,
+    Result,
+    StatsResult,
+    TokenRow,
+    UseResult,
+    VerifyResult,
+    WalkResult,
+)
+
+TOKENS = (
+    TokenRow(1, " Paris", 7042, 0.7724711298942566, 18.031408309936523),
+    TokenRow(2, "巴黎", 260, 0.06453, 16.5),
+    TokenRow(3, "\n[/INST]:smile:", 12, 0.00645, 14.25),
+    TokenRow(4, "\x1b[31mred|,\t\"'\\n", 9, 0.0000645, -6.5),
+)
+FEATURES = (
+    FeatureRow(20, 154, 6.28125, " Paris", (" France", "\u202eabc"), "capital", "knowledge"),
+    FeatureRow(20, 77, -3.140625, "  ", (), None, "knowledge"),
+    FeatureRow(21, 3, 0.5, "e\u0301t", ("a,b",), None, None),
+)
+
+INFER = InferResult(prompt="The capital", prompt_mode="raw", tokens=TOKENS)
+COMPARISON = InferComparison(
+    prompt="The capital",
+    prompt_mode="chat",
+    dense=TOKENS[:2],
+    walk=(TOKENS[0], TOKENS[2]),
+    probability_difference=1.3e-6,
+    logit_difference=3.5e-5,
+    dense_s=0.021,
+    walk_s=0.25,
+)
+WALK = WalkResult(prompt="The capital of", token=" of", features=FEATURES)
+DESCRIBE = DescribeResult(
+    entity="France",
+    edges=(
+        EdgeRow("France", None, "Paris", "static", 14.5, 20, 154, "knowledge", (), (18, 20), 2),
+    ),
+    detailed=False,
+)
+EXPLAIN = ExplainInferResult(
+    prompt="The",
+    prompt_mode="raw",
+    prompt_tokens=(PromptToken(0, "<s>", 1, True), PromptToken(1, "The", 450, False)),
+    layers=(
+        LayerExplanation(20, "knowledge", TOKENS[0], FEATURES[:2]),
+        LayerExplanation(21, None, TOKENS[1], ()),
+    ),
+    prediction=TOKENS[:2],
+    compute="float32",
+)
+STATS = StatsResult(
+    path="x.vindex",
+    model="org/model",
+    family="llama",
+    level="inference",
+    dtype="f16",
+    layers=30,
+    hidden=576,
+    vocabulary=49152,
+    features=46080,
+    described=46080,
+    labelled=0,
+    clusters=0,
+    bands=(BandRow("syntax", 0, 11, 18432),),
+    size_bytes=270_000_000,
+)
+EXTRACT = ExtractResult(
+    model="org/model",
+    path="x.vindex",
+    family="llama",
+    level="inference",
+    dtype="f16",
+    quant="none",
+    layers=30,
+    features=46080,
+    size_bytes=270_000_000,
+    dropped={"rotary-inv-freq": 30},
+    seconds={"weights": 1.5, "down_meta": 7.25},
+)
+USE = UseResult(
+    path="x.vindex",
+    model="org/model",
+    family="llama",
+    layers=30,
+    features=46080,
+    level="inference",
+    dtype="f16",
+)
+
+EVERY: tuple[Result, ...] = (
+    INFER,
+    COMPARISON,
+    WALK,
+    ExplainWalkResult(prompt="of", token=" of", features=FEATURES),
+    DESCRIBE,
+    DescribeResult(entity="France", edges=DESCRIBE.edges, detailed=True),
+    DescribeResult(entity="xyz", edges=(), detailed=False),
+    EXPLAIN,
+    LayersResult(layers=(LayerRow(0, "syntax", "full", 1536, 1536, "\n", 31),)),
+    FeaturesResult(features=(FeatureInfoRow(20, 7, " x", 88, 1.5, None, (" y",)),)),
+    ModelsResult(
+        models=(
+            ModelRow("a.vindex", "m", "llama", 30, "browse", "f16", 10, "ready"),
+            ModelRow("b.vindex", None, None, None, None, None, 10, "index.json is not JSON"),
+        )
+    ),
+    STATS,
+    EXTRACT,
+    USE,
+    VerifyResult(path="x.vindex", files=(FileRow("norms.bin", 4096, "ok"),)),
+)
