@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from vindex.checkpoint._base import Provenance, TensorInfo
 from vindex.checkpoint._convert import convert_rows
 from vindex.checkpoint._gguf_file import GgufFile, GgufTensor
+from vindex.checkpoint._gguf_tokenizer import GgufTokenizer
 from vindex.dtypes import to_float32
 from vindex.errors import CheckpointError, Unsupported
 from vindex.families import Family, GgufRules, gguf_family, spec_from_config
@@ -170,8 +172,8 @@ class GgufCheckpoint:
         self._file.release()
 
     def files(self) -> Mapping[str, bytes]:
-        """The side files, rebuilt from the metadata."""
-        return {CONFIG: (json.dumps(self.config, indent=2) + "\n").encode()}
+        """The side files, rebuilt from the metadata on the first call."""
+        return self._side_files
 
     def close(self) -> None:
         """Let go of the file."""
@@ -187,6 +189,16 @@ class GgufCheckpoint:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @cached_property
+    def _side_files(self) -> Mapping[str, bytes]:
+        tokenizer = GgufTokenizer(
+            self._file.metadata,
+            architecture=self._file.metadata["general.architecture"],
+            vocab_size=self.config["vocab_size"],
+            path=self._file.path,
+        )
+        return {CONFIG: json.dumps(self.config, indent=2).encode(), **tokenizer.files()}
 
     def _family(self) -> tuple[Family, GgufRules]:
         metadata = self._file.metadata
