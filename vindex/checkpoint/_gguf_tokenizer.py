@@ -2,7 +2,7 @@
 
 GGUF keeps the vocabulary and says by two names how text is split: ``tokenizer.ggml.model``, which
 is ``gpt2`` for byte-level BPE and ``llama`` for SentencePiece BPE, and ``tokenizer.ggml.pre``. The
-result does what the original model's ``tokenizer.json`` does, in the ``tokenizers`` library's format.
+result does what the original model's ``tokenizer.json`` does, in the ``tokenizers`` format.
 """
 
 from __future__ import annotations
