@@ -12,7 +12,8 @@
     ├── LedgerRefusal         VDX07  unknown or missing checkpoint tensors; nothing was written
     ├── TargetExists          VDX08  the output path is taken
     ├── VerifyFailed          VDX09  bytes on disk differ from the seal
-    └── Interrupted           VDX10  the caller cancelled; nothing was published
+    ├── Interrupted           VDX10  the caller cancelled; nothing was published
+    └── NotEncodable          VDX11  NaN, infinity or a magnitude beyond a block format
 
 Facts are attributes; ``str(error)`` is one sentence, ``hint`` the next step.
 """
@@ -109,3 +110,9 @@ class Interrupted(VindexError):
     """The caller cancelled a long operation; nothing was published."""
 
     code = "VDX10"
+
+
+class NotEncodable(VindexError):
+    """Values that a block format cannot hold: NaN, infinity, or beyond the range of its scales."""
+
+    code = "VDX11"
