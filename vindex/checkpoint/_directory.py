@@ -22,7 +22,19 @@ from vindex.kinds import StorageDtype
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _MAX_SIDE_FILE = 256 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory holds a configuration and every weight file that it speaks of."""
+    if not (directory / CONFIG).is_file():
+        return False
+    if (directory / SINGLE).is_file():
+        return True
+    index = directory / INDEX
+    if not index.is_file():
+        return False
+    return all((directory / shard).is_file() for shard in set(_weight_map(index).values()))
 
 
 class SafetensorsCheckpoint:
@@ -130,11 +142,8 @@ class SafetensorsCheckpoint:
             raise self._no_weights()
 
     def _open_sharded(self, index: Path) -> None:
-        content = read_object(index)
-        weight_map = content.get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{INDEX} has no weight_map", path=index)
-        for shard in sorted({self._shard_name(value, index) for value in weight_map.values()}):
+        weight_map = _weight_map(index)
+        for shard in sorted(set(weight_map.values())):
             self._add(self._directory / shard)
         for name, shard in weight_map.items():
             owner = self._owner.get(name)
@@ -152,20 +161,6 @@ class SafetensorsCheckpoint:
                 details=unlisted,
             )
 
-    @staticmethod
-    def _shard_name(value: object, index: Path) -> str:
-        """A plain file name in the same directory; anything else could point anywhere."""
-        if (
-            not isinstance(value, str)
-            or not is_plain_name(value)
-            or not value.endswith(".safetensors")
-        ):
-            raise CheckpointError(
-                f"{INDEX} names the shard {show(value)}, expected a plain file name",
-                path=index,
-            )
-        return value
-
     def _add(self, path: Path) -> None:
         if not path.is_file():
             raise CheckpointError(
@@ -182,12 +177,29 @@ class SafetensorsCheckpoint:
             self._owner[name] = shard
 
     def _no_weights(self) -> CheckpointError:
-        pickles = sorted(path.name for path in self._directory.iterdir() if path.suffix in _PICKLES)
+        pickles = sorted(path.name for path in self._directory.iterdir() if path.suffix in PICKLES)
         if pickles:
             return refuse_pickle(self._directory / pickles[0])
         return CheckpointError(
             f"{self._directory} holds neither {SINGLE} nor {INDEX}", path=self._directory
         )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """``weight_map`` of an index: tensor name to a plain file name in the same directory."""
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{INDEX} has no weight_map", path=index)
+    for value in weight_map.values():
+        if (
+            not isinstance(value, str)
+            or not is_plain_name(value)
+            or not value.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"{INDEX} names the shard {show(value)}, expected a plain file name", path=index
+            )
+    return weight_map
 
 
 def refuse_pickle(path: Path) -> CheckpointError:
