@@ -368,6 +368,7 @@ _CONFIG_ORDER = tuple(
 
 
 def _model_config_json(config: IndexModelConfig) -> dict[str, Any]:
+    """``model_config`` as larql writes it, keys in its order."""
     result: dict[str, Any] = {}
     for name in _CONFIG_ORDER:
         value = getattr(config, name)

@@ -1,0 +1,366 @@
+"""What ``open_vindex`` checks, in order: index, seal, large files, manifest, model, completeness.
+
+Every number is compared with the size of the file it speaks about before anything is mapped
+through it. larql notices almost none of the damage refused here: a manifest that lost a tensor, a
+gate file of another dtype, an lm_head that COMPILE did not copy: all give it plausible wrong
+answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+from vindex import files, tokens
+from vindex.downmeta import DownMeta
+from vindex.errors import (
+    CheckpointError,
+    Unsupported,
+    VindexError,
+    VindexIncomplete,
+    VindexInvalid,
+    VindexNotFound,
+)
+from vindex.files import ByteRange, MappedFile
+from vindex.index import VindexIndex, parse_index
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
+from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
+from vindex.seal import Seal, read_seal
+from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.store import Contents, extract_hint
+from vindex.strict_json import load
+from vindex.tokens import StoredTokenTexts
+
+_HEAD_KEY = "lm_head.weight"
+_MAX_JSON = 64 << 20
+
+
+def inspect(path: Path) -> Contents:
+    """Read the small files of a vindex and check all that can be without reading the large ones.
+
+    Raises:
+        VindexNotFound: there is no vindex at the path.
+        VindexInvalid: files that are malformed or contradict each other.
+        VindexIncomplete: files or tensors are missing, or an extract was interrupted.
+        Unsupported: a format version newer than this code.
+    """
+    _find(path)
+    index_bytes = files.read_small(path / files.INDEX, _MAX_JSON)
+    index = parse_index(index_bytes, path / files.INDEX)
+    seal = _check_seal(path, index)
+    if seal is not None:
+        seal.check_bytes(files.INDEX, index_bytes, path)
+    maps = _map_known(path)
+    _check_gate(path, index, maps)
+    embeddings_dtype = _check_embeddings(path, index, maps)
+    _check_down_meta(index, maps)
+    if not (path / files.TOKENIZER).exists():
+        raise VindexIncomplete(f"{files.TOKENIZER} is missing from {path}", path=path)
+    declared, entries = _read_manifest(path, seal, maps)
+    lost_head = _HEAD_KEY in declared and _HEAD_KEY not in entries
+    spec, notes = _read_spec(path, index, seal, entries.keys() | ({_HEAD_KEY} & declared))
+    lacking: VindexError | None = None
+    if index.quant is not Quant.NONE or index.fp4 is not None or index.bitnet_layout is not None:
+        lacking = _quantised(path)
+    elif isinstance(spec, ModelSpec):
+        _check_agreement(path, index, spec)
+        missing = _missing(path, index, spec, entries)
+        if lost_head and [tensor.role for tensor in missing] == [Role.HEAD] and not index.ours:
+            lacking = _head_lost(index, path)
+            notes = (*notes, lacking.message)
+        elif missing:
+            raise _incomplete(index, path, missing)
+    else:
+        notes = (*notes, f"browsing only: {spec.message}")
+    return Contents(
+        path=path,
+        index=index,
+        spec=spec,
+        maps=maps,
+        entries=entries,
+        embeddings_dtype=embeddings_dtype,
+        lacking=lacking,
+        notes=notes,
+    )
+
+
+def _find(path: Path) -> None:
+    if not path.exists():
+        raise VindexNotFound(
+            f"there is no vindex at {path}",
+            hint=f'make one with: EXTRACT MODEL "…" INTO "{path}" WITH INFERENCE;',
+            path=path,
+        )
+    if not path.is_dir():
+        raise VindexNotFound(
+            f"{path} is a file; a vindex is a directory",
+            hint=f'to run a checkpoint directly: USE MODEL "{path}";',
+            path=path,
+        )
+    if (path / files.LARQL_CHECKPOINT).exists():
+        raise VindexIncomplete(
+            f"{path} holds an interrupted extract of larql",
+            hint="extract it again into an empty directory",
+            path=path,
+        )
+    if not (path / files.INDEX).exists():
+        is_checkpoint = (path / files.CONFIG).exists()
+        raise VindexNotFound(
+            f"{path} is not a vindex: it has no {files.INDEX}",
+            hint=(
+                f'it looks like a checkpoint: EXTRACT MODEL "{path}" INTO "…" WITH INFERENCE;'
+                if is_checkpoint
+                else None
+            ),
+            path=path,
+        )
+
+
+def _check_seal(path: Path, index: VindexIndex) -> Seal | None:
+    seal = read_seal(path)
+    if seal is not None:
+        seal.check_sizes(path)
+    elif index.ours:
+        raise VindexIncomplete(
+            f"{path} has no {files.SEAL}: its extract was interrupted or the copy is partial",
+            hint=extract_hint(index, path, index.extract_level),
+            path=path,
+        )
+    elif index.extract_level > ExtractLevel.BROWSE and not index.has_model_weights:
+        raise VindexIncomplete(
+            f"{path} holds an interrupted extract: its index says level "
+            f"{index.extract_level.value} but no weights were written",
+            hint=extract_hint(index, path, index.extract_level),
+            path=path,
+        )
+    return seal
+
+
+def _map_known(path: Path) -> dict[str, MappedFile]:
+    names = [file.value for file in StorageFile]
+    names += [files.DOWN_META, tokens.FILE]
+    return {name: MappedFile(path, name) for name in names if (path / name).exists()}
+
+
+def _check_gate(path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]) -> None:
+    mapped = maps.get(files.GATE)
+    if mapped is None:
+        if index.quant is not Quant.NONE:
+            raise Unsupported(
+                f"{path} keeps its gate vectors only in quantised form, "
+                "which comes with a later version",
+                path=path,
+            )
+        raise VindexIncomplete(
+            f"{files.GATE} is missing from {path}",
+            hint=extract_hint(index, path, index.extract_level),
+            path=path,
+        )
+    spans: list[tuple[ByteRange, int]] = []
+    for info in index.layers:
+        expected = files.tensor_bytes((info.num_features, index.hidden_size), index.dtype.itemsize)
+        if info.length != expected:
+            raise VindexInvalid(
+                f"{files.INDEX}: layer {info.layer} has {info.length:,} bytes of gate vectors; "
+                f"{info.num_features:,} x {index.hidden_size:,} {index.dtype.value} are "
+                f"{expected:,}",
+                path=path / files.INDEX,
+            )
+        if info.offset % index.dtype.itemsize:
+            raise VindexInvalid(
+                f"{files.INDEX}: layer {info.layer} starts inside an element of {files.GATE}",
+                path=path / files.INDEX,
+            )
+        spans.append((ByteRange(info.offset, info.length), info.layer))
+    spans.sort()
+    for (span, layer), (after, other) in itertools.pairwise(spans):
+        if span.overlaps(after):
+            raise VindexInvalid(
+                f"{files.INDEX}: layers {layer} and {other} share bytes of {files.GATE}",
+                path=path / files.INDEX,
+            )
+    end = max((span.stop for span, _ in spans), default=0)
+    if end != mapped.size:
+        kind = VindexIncomplete if end > mapped.size else VindexInvalid
+        raise kind(
+            f"{files.GATE} has {mapped.size:,} bytes; {files.INDEX} describes {end:,}",
+            path=mapped.path,
+        )
+
+
+def _check_embeddings(
+    path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]
+) -> StorageDtype:
+    """The element type of ``embeddings.bin``, told from its exact size as larql does."""
+    mapped = maps.get(files.EMBEDDINGS)
+    if mapped is None:
+        raise VindexIncomplete(
+            f"{files.EMBEDDINGS} is missing from {path}",
+            hint=extract_hint(index, path, index.extract_level),
+            path=path,
+        )
+    shape = (index.vocab_size, index.hidden_size)
+    if mapped.size == files.tensor_bytes(shape, 4):
+        return StorageDtype.F32
+    if mapped.size == files.tensor_bytes(shape, 2):
+        return StorageDtype.BF16 if index.dtype is StorageDtype.BF16 else StorageDtype.F16
+    raise VindexInvalid(
+        f"{files.EMBEDDINGS} has {mapped.size:,} bytes, which is neither two nor four for each of "
+        f"{index.vocab_size:,} x {index.hidden_size:,} elements",
+        path=mapped.path,
+    )
+
+
+def _check_down_meta(index: VindexIndex, maps: Mapping[str, MappedFile]) -> None:
+    if tokens.FILE in maps:
+        StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
+    mapped = maps.get(files.DOWN_META)
+    if mapped is None:
+        return
+    meta = DownMeta(mapped)
+    if meta.num_layers != index.num_layers:
+        raise VindexInvalid(
+            f"{files.DOWN_META} has {meta.num_layers} layers, the model {index.num_layers}",
+            path=mapped.path,
+        )
+    widths = {info.layer: info.num_features for info in index.layers}
+    for layer in range(meta.num_layers):
+        count = meta.num_features(layer)
+        if count not in (0, widths.get(layer, 0)):
+            raise VindexInvalid(
+                f"{files.DOWN_META} has {count:,} features at layer {layer}, "
+                f"{files.GATE} {widths.get(layer, 0):,}",
+                path=mapped.path,
+            )
+
+
+def _read_manifest(
+    path: Path, seal: Seal | None, maps: dict[str, MappedFile]
+) -> tuple[frozenset[str], dict[str, ManifestEntry]]:
+    """Keys that the manifest names, and the tensors that are there; maps its other files."""
+    manifest = path / files.MANIFEST
+    if not manifest.exists():
+        return frozenset(), {}
+    data = files.read_small(manifest, MANIFEST_LIMIT)
+    if seal is not None:
+        seal.check_bytes(files.MANIFEST, data, path)
+    declared = parse_manifest(data, manifest)
+    for name in {entry.file for entry in declared if entry.is_float} - maps.keys():
+        if (path / name).exists():
+            maps[name] = MappedFile(path, name)
+    keys = frozenset(entry.key for entry in declared)
+    return keys, stored_entries(declared, maps, manifest)
+
+
+def _read_spec(
+    path: Path, index: VindexIndex, seal: Seal | None, have_keys: Container[str]
+) -> tuple[ModelSpec | VindexError, tuple[str, ...]]:
+    """The model's description, or why there is none, and notes about it."""
+    from vindex.families import spec_from_config, spec_from_index
+
+    config = path / files.CONFIG
+    try:
+        if config.exists():
+            data = files.read_small(config, _MAX_JSON)
+            if seal is not None:
+                seal.check_bytes(files.CONFIG, data, path)
+            value = load(data, config)
+            if type(value) is not dict:
+                raise VindexInvalid(f"{files.CONFIG}: expected an object", path=config)
+            return spec_from_config(value), ()
+        if index.ours:
+            raise VindexIncomplete(f"{files.CONFIG} is missing from {path}", path=config)
+        return spec_from_index(index, have_keys)
+    except Unsupported as error:
+        return error, ()
+    except CheckpointError as error:
+        raise VindexInvalid(error.message, hint=error.hint, path=path) from error
+
+
+def _check_agreement(path: Path, index: VindexIndex, spec: ModelSpec) -> None:
+    """``config.json`` and ``index.json`` must describe the same model."""
+    facts = (
+        ("layers", spec.num_layers, index.num_layers),
+        ("hidden size", spec.hidden_size, index.hidden_size),
+        ("vocabulary", spec.vocab_size, index.vocab_size),
+        *(
+            (
+                f"features of layer {info.layer}",
+                spec.layers[info.layer].ffn.width,
+                info.num_features,
+            )
+            for info in index.layers
+            if info.layer < spec.num_layers
+        ),
+    )
+    for what, of_config, of_index in facts:
+        if of_config != of_index:
+            raise VindexInvalid(
+                f"{files.CONFIG} and {files.INDEX} disagree about the {what}: "
+                f"{of_config:,} and {of_index:,}",
+                path=path,
+            )
+
+
+def _missing(
+    path: Path, index: VindexIndex, spec: ModelSpec, entries: Mapping[str, ManifestEntry]
+) -> list[TensorSpec]:
+    """Tensors that the level promises and the vindex does not hold.
+
+    Raises:
+        VindexInvalid: one is there with another shape.
+    """
+    missing: list[TensorSpec] = []
+    for tensor in spec.needed(index.extract_level):
+        match tensor.role:
+            case Role.EMBED:
+                continue
+            case Role.GATE:
+                if tensor.layer is None or index.layer_info(tensor.layer) is None:
+                    missing.append(tensor)
+                continue
+            case Role.HEAD:
+                tied = spec.tied if index.tie_word_embeddings is None else index.tie_word_embeddings
+                if tied and tensor.key not in entries:
+                    continue
+            case _:
+                pass
+        entry = entries.get(tensor.key)
+        if entry is None:
+            missing.append(tensor)
+        elif entry.shape != tensor.shape:
+            raise VindexInvalid(
+                f"{tensor.key} has shape {list(entry.shape)}; the model needs {list(tensor.shape)}",
+                path=path / files.MANIFEST,
+            )
+    return missing
+
+
+def _incomplete(index: VindexIndex, path: Path, missing: list[TensorSpec]) -> VindexIncomplete:
+    count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
+    return VindexIncomplete(
+        f"{path} is missing {count} (e.g. {missing[0].key})",
+        hint=extract_hint(index, path, index.extract_level),
+        path=path,
+        details=[tensor.key for tensor in missing],
+    )
+
+
+def _head_lost(index: VindexIndex, path: Path) -> VindexIncomplete:
+    return VindexIncomplete(
+        f"{files.MANIFEST} names {_HEAD_KEY} but its file is not there (larql's COMPILE and slices "
+        "lose it); inference would be wrong with the embedding in its place",
+        hint=extract_hint(index, path, index.extract_level),
+        path=path,
+        details=[_HEAD_KEY],
+    )
+
+
+def _quantised(path: Path) -> Unsupported:
+    return Unsupported(
+        f"{path} holds quantised weights; quantised vindexes come with a later version",
+        hint="browsing works; for inference extract without QUANT",
+        path=path,
+    )

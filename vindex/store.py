@@ -1,0 +1,333 @@
+"""An opened vindex: everything checked, every array a map of its file, nothing copied.
+
+``open_vindex`` reads the small files and compares every number they hold with the sizes of the
+large ones, so that no later access can leave a file. It does not read the large files; ``verify``
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from vindex import files, tokens
+from vindex.bands import Bands, bands_for
+from vindex.downmeta import DownMeta
+from vindex.errors import (
+    LevelTooLow,
+    VindexError,
+    VindexIncomplete,
+    VindexInvalid,
+)
+from vindex.files import MappedFile
+from vindex.index import VindexIndex
+from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.labels import Labels, read_labels
+from vindex.manifest import ManifestEntry
+from vindex.source import StoredTensor
+from vindex.spec import ModelSpec, Role
+from vindex.strict_json import load
+from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_MAX_JSON = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What ``open_vindex`` found and checked.
+
+    Attributes:
+        spec: the model, or why it cannot be known; browsing works without it.
+        maps: every binary file, by name.
+        entries: manifest entries of tensors that are there, by key.
+        embeddings_dtype: told from the file's size.
+        lacking: why inference is refused although the level would allow it.
+        notes: what the user should know.
+    """
+
+    path: Path
+    index: VindexIndex
+    spec: ModelSpec | VindexError
+    maps: Mapping[str, MappedFile]
+    entries: Mapping[str, ManifestEntry]
+    embeddings_dtype: StorageDtype
+    lacking: VindexError | None
+    notes: tuple[str, ...]
+
+
+class Vindex:
+    """A model's weights in a directory. A ``ModelSource`` and a context manager.
+
+    Attributes:
+        path: the directory.
+        index: its ``index.json``.
+        notes: what the user should know about it, one sentence each.
+
+    Args:
+        contents: as ``open_vindex`` found them.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self.path = contents.path
+        self.index = contents.index
+        self.notes = contents.notes
+        self._spec = contents.spec
+        self._maps = dict(contents.maps)
+        self._entries = contents.entries
+        self._embeddings_dtype = contents.embeddings_dtype
+        self._lacking = contents.lacking
+        self._keys = _keys_by_role(contents)
+
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+        return str(self.path)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's description.
+
+        Raises:
+            Unsupported: the family cannot be rebuilt from what the vindex records.
+        """
+        if isinstance(self._spec, ModelSpec):
+            return self._spec
+        raise self._spec
+
+    @property
+    def level(self) -> ExtractLevel:
+        """How much of the model is here."""
+        return self.index.extract_level
+
+    @cached_property
+    def bands(self) -> Bands | None:
+        """Layer bands: the stored ones, else larql's table; ``None`` below eight layers."""
+        stored = self.index.layer_bands
+        return stored or bands_for(self.index.family, self.index.num_layers)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Relation labels of features; falsy when there are none."""
+        return read_labels(self.path)
+
+    @cached_property
+    def embeddings(self) -> StoredTensor:
+        """The embedding matrix ``[V, D]``, unscaled."""
+        shape = (self.index.vocab_size, self.index.hidden_size)
+        array = self._maps[files.EMBEDDINGS].array(0, shape, self._embeddings_dtype)
+        return StoredTensor("embed_tokens.weight", self._embeddings_dtype, array)
+
+    @cached_property
+    def down_meta(self) -> DownMeta:
+        """Each feature's strongest tokens.
+
+        Raises:
+            VindexIncomplete: a vindex without ``down_meta.bin`` (a slice made by larql).
+        """
+        mapped = self._maps.get(files.DOWN_META)
+        if mapped is None:
+            raise VindexIncomplete(
+                f"{self.path} has no {files.DOWN_META}, so features have no tokens",
+                hint=self._extract_again(self.level),
+                path=self.path,
+            )
+        return DownMeta(mapped)
+
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """Texts of single tokens, from the stored table or through the tokenizer."""
+        mapped = self._maps.get(tokens.FILE)
+        if mapped is not None:
+            return StoredTokenTexts(mapped, self.index.vocab_size)
+        return DecodedTokenTexts(self.tokenizer)
+
+    @cached_property
+    def tokenizer_config(self) -> Mapping[str, Any]:
+        """``tokenizer_config.json``, empty when absent."""
+        return self._json(files.TOKENIZER_CONFIG)
+
+    @cached_property
+    def generation_config(self) -> Mapping[str, Any]:
+        """``generation_config.json``, empty when absent."""
+        return self._json(files.GENERATION_CONFIG)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the model's chat template, or ``None``."""
+        from vindex.checkpoint._tokenizer import chat_template
+
+        path = self.path / files.CHAT_TEMPLATE
+        own = {files.CHAT_TEMPLATE: files.read_small(path, _MAX_JSON)} if path.exists() else {}
+        return chat_template(own, self.tokenizer_config)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that have a gate block, ascending."""
+        return tuple(info.layer for info in self.index.layers)
+
+    def num_features(self, layer: int) -> int:
+        """F of a layer; 0 when it has no gate block."""
+        info = self.index.layer_info(layer)
+        return 0 if info is None else info.num_features
+
+    def gate(self, layer: int) -> StoredTensor:
+        """The gate matrix of a layer, ``[F, D]``; ``[0, D]`` when it has none."""
+        info = self.index.layer_info(layer)
+        dtype = self.index.dtype
+        rows, offset = (0, 0) if info is None else (info.num_features, info.offset)
+        array = self._maps[files.GATE].array(offset, (rows, self.index.hidden_size), dtype)
+        key = self._keys.get((Role.GATE, layer), f"layers.{layer}.mlp.gate_proj.weight")
+        return StoredTensor(key, dtype, array)
+
+    def has(self, role: Role, layer: int | None = None) -> bool:
+        """Whether the tensor is stored."""
+        match role:
+            case Role.EMBED:
+                return True
+            case Role.GATE:
+                return layer is not None and self.num_features(layer) > 0
+            case _:
+                return self._keys.get((role, layer)) in self._entries
+
+    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+        """A tensor as stored, a view of its file.
+
+        Raises:
+            KeyError: it is not stored; ``require`` says so in words before it comes to that.
+        """
+        match role:
+            case Role.EMBED:
+                return self.embeddings
+            case Role.GATE:
+                assert layer is not None, "gate matrices belong to a layer"
+                return self.gate(layer)
+            case _:
+                entry = self._entries[self._keys[role, layer]]
+        dtype = entry.dtype(self.index.dtype)
+        array = self._maps[entry.file].array(entry.offset, entry.shape, dtype)
+        return StoredTensor(entry.key, dtype, array)
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded once.
+
+        Raises:
+            VindexInvalid: ``tokenizer.json`` does not load, or has more tokens than the embedding
+                has rows.
+        """
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from vindex.checkpoint._tokenizer import load_tokenizer
+
+        path = self.path / files.TOKENIZER
+        try:
+            tokenizer = load_tokenizer(files.read_small(path, _MAX_JSON * 4), str(self.path))
+        except VindexInvalid:
+            raise
+        except VindexError as error:
+            raise VindexInvalid(error.message, hint=error.hint, path=path) from error
+        size = tokenizer.get_vocab_size(with_added_tokens=False)
+        if size > self.index.vocab_size:
+            raise VindexInvalid(
+                f"{files.TOKENIZER} has {size:,} tokens, the embedding {self.index.vocab_size:,} "
+                "rows: it belongs to another model",
+                path=path,
+            )
+        return tokenizer
+
+    def require(self, level: ExtractLevel, what: str) -> None:
+        """Check that the vindex holds what a statement needs.
+
+        Args:
+            level: the lowest level that holds it.
+            what: the statement, for the message, e.g. ``INFER``.
+
+        Raises:
+            LevelTooLow: the level is lower; the hint is the EXTRACT that mends it.
+            Unsupported: the weights are block-quantised, or of a family that is not implemented.
+            VindexIncomplete: the level is right but a tensor was lost.
+        """
+        if level is ExtractLevel.BROWSE:
+            return
+        if self.index.extract_level < level:
+            raise LevelTooLow(
+                f"{what} needs a vindex of level {level.value}; "
+                f"{self.path} is {self.index.extract_level.value}",
+                hint=self._extract_again(level),
+                path=self.path,
+            )
+        if self._lacking is not None:
+            raise self._lacking
+        if not isinstance(self._spec, ModelSpec):
+            raise self._spec
+
+    def size_bytes(self) -> int:
+        """Bytes of all files of the directory."""
+        return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
+
+    def close(self) -> None:
+        """Let go of the files. Arrays handed out stay valid until they are dropped."""
+        self._maps.clear()
+        for name in ("embeddings", "down_meta", "token_texts"):
+            self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        path = self.path / name
+        if not path.exists():
+            return {}
+        value = load(files.read_small(path, _MAX_JSON), path)
+        if type(value) is not dict:
+            raise VindexInvalid(f"{name}: expected an object", path=path)
+        return value
+
+    def _extract_again(self, level: ExtractLevel) -> str:
+        return extract_hint(self.index, self.path, level)
+
+
+def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
+    """The statement that writes this vindex again at a level."""
+    with_level = "" if level is ExtractLevel.BROWSE else f" WITH {level.value.upper()}"
+    return f're-extract with: EXTRACT MODEL "{index.model}" INTO "{path}"{with_level} OVERWRITE;'
+
+
+def open_vindex(path: str | Path) -> Vindex:
+    """Open a vindex: read its small files, check everything against the large ones, map those.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        VindexNotFound: there is no vindex at the path.
+        VindexInvalid: files that are malformed or contradict each other.
+        VindexIncomplete: files or tensors are missing, or an extract was interrupted.
+        Unsupported: a format version newer than this code.
+    """
+    from vindex.opening import inspect
+
+    return Vindex(inspect(Path(path)))
+
+
+def _keys_by_role(contents: Contents) -> dict[tuple[Role, int | None], str]:
+    spec = contents.spec
+    if not isinstance(spec, ModelSpec):
+        return {}
+    return {(tensor.role, tensor.layer): tensor.key for tensor in spec.tensors}
