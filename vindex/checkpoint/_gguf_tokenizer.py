@@ -81,9 +81,13 @@ _SPLITTERS: Mapping[str, _Splitter] = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
     "tekken": _Splitter(_TEKKEN_SPLIT, ignore_merges=True, adds_bos=True),
     "qwen2": _Splitter(_QWEN2_SPLIT),
 }
+
+# llama.cpp's defaults for SentencePiece vocabularies that do not name their special tokens.
+_SENTENCEPIECE_IDS: Mapping[str, int] = {"unknown": 0, "bos": 1, "eos": 2}
 
 # Tokens that end a turn. Converters often record only one of a model's stop tokens.
 _END_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
@@ -356,6 +360,8 @@ class GgufTokenizer:
     def _id(self, name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
         value = self._metadata.get(key)
+        if value is None and self._splitter is None:
+            value = _SENTENCEPIECE_IDS.get(name)
         if value is None:
             return None
         if type(value) is not int or not 0 <= value < len(self._tokens):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from vindex.errors import CheckpointError, Unsupported
+from vindex.errors import Unsupported
 from vindex.families._base import DropRule, GgufFacts
-from vindex.families._config import show
+from vindex.families._config import (
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    ConfigReader,
+    show,
+)
 
 ROPE_FREQS = DropRule(
     "gguf-rope-freqs",
@@ -36,65 +43,63 @@ _KNOWN = frozenset(
 )  # fmt: skip
 
 
-def common(facts: GgufFacts) -> dict[str, Any]:
-    """Sizes, norm epsilon, rope base, tying and token ids.
+def reader(facts: GgufFacts) -> ConfigReader:
+    """Typed access to the metadata of the file's architecture, keys without its prefix.
 
     Raises:
-        Unsupported: metadata of this architecture that the readers here do not know, or a mixture
-            of experts.
-        CheckpointError: a required key is missing.
+        Unsupported: metadata that the readers here do not know and that may change the model.
     """
-    prefix, metadata = facts.architecture, facts.metadata
-    unknown = sorted(
-        key
-        for key in metadata
-        if key.startswith(f"{prefix}.") and key.removeprefix(f"{prefix}.") not in _KNOWN
-    )
+    prefix = f"{facts.architecture}."
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in facts.metadata.items()
+        if key.startswith(prefix)
+    }
+    unknown = sorted(prefix + key for key in own.keys() - _KNOWN)
     if unknown:
         raise Unsupported(
             f"the GGUF file holds metadata that may change the model: {', '.join(unknown[:4])}",
             hint=_USE_ORIGINAL,
             details=unknown,
         )
-    if metadata.get(f"{prefix}.expert_count", 0):
-        raise Unsupported("the GGUF file holds a mixture of experts", hint=_USE_ORIGINAL)
+    return ConfigReader(own, f"GGUF metadata of {facts.architecture}")
 
-    def need(key: str) -> Any:
-        name = f"{prefix}.{key}"
-        if name not in metadata:
-            raise CheckpointError(f"the GGUF file has no metadata key {name}")
-        return metadata[name]
 
-    heads = need("attention.head_count")
+def common(facts: GgufFacts) -> dict[str, Any]:
+    """Sizes, norm epsilon, rope base, tying and token ids.
+
+    Raises:
+        Unsupported: a mixture of experts, partial rotation, or unknown metadata.
+        CheckpointError: a required key is missing or absurd.
+    """
+    own = reader(facts)
+    own.must_be_default("expert_count", 0)
+    own.must_be_default("attention.causal", True)
+    heads = own.integer("attention.head_count", high=MAX_HEADS)
+    hidden = own.integer("embedding_length")
     config: dict[str, Any] = {
-        "hidden_size": need("embedding_length"),
-        "intermediate_size": need("feed_forward_length"),
-        "num_hidden_layers": need("block_count"),
+        "hidden_size": hidden,
+        "intermediate_size": own.integer("feed_forward_length"),
+        "num_hidden_layers": own.integer("block_count", high=MAX_LAYERS),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get(f"{prefix}.attention.head_count_kv", heads),
-        "rms_norm_eps": shortest(need("attention.layer_norm_rms_epsilon")),
-        "max_position_embeddings": need("context_length"),
+        "num_key_value_heads": own.integer("attention.head_count_kv", heads, high=MAX_HEADS),
+        "rms_norm_eps": _shortest(own.number("attention.layer_norm_rms_epsilon", high=1.0)),
+        "max_position_embeddings": own.integer("context_length", high=MAX_POSITIONS),
         "vocab_size": facts.rows("token_embd.weight"),
         "tie_word_embeddings": not facts.has_tensor("output.weight"),
-        "rope_theta": shortest(metadata.get(f"{prefix}.rope.freq_base", 10000.0)),
+        "rope_theta": _shortest(own.number("rope.freq_base", 10000.0)),
     }
-    key_length = metadata.get(f"{prefix}.attention.key_length")
-    rotary = metadata.get(f"{prefix}.rope.dimension_count")
-    head_size = key_length or rotary
-    if head_size is not None:
-        config["head_dim"] = head_size
-    for name, value in (
-        ("attention.value_length", metadata.get(f"{prefix}.attention.value_length")),
-        ("rope.dimension_count", rotary),
-    ):
-        if value is not None and value != head_size:
+    stated = "attention.key_length" if own.has("attention.key_length") else "rope.dimension_count"
+    head_size = own.integer(stated, max(hidden // heads, 1))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if own.integer(key, head_size) != head_size:
             raise Unsupported(
-                f"{prefix}.{name} is {show(value)} where the head size is {show(head_size)}",
+                f"{own.where}: {key} is {own.integer(key)} where a head has {head_size} values",
                 hint=_USE_ORIGINAL,
             )
-    for token in ("bos", "eos", "pad"):
-        spelled = "padding" if token == "pad" else token
-        identifier = metadata.get(f"tokenizer.ggml.{spelled}_token_id")
+    config["head_dim"] = head_size
+    for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        identifier = facts.metadata.get(f"tokenizer.ggml.{key}_token_id")
         if identifier is not None:
             config[f"{token}_token_id"] = identifier
     return config
@@ -102,23 +107,20 @@ def common(facts: GgufFacts) -> dict[str, Any]:
 
 def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
     """``rope_scaling`` from the metadata, or ``None`` when positions are not stretched."""
-    prefix, metadata = facts.architecture, facts.metadata
-    kind = metadata.get(f"{prefix}.rope.scaling.type", "none")
-    legacy = metadata.get(f"{prefix}.rope.scale_linear")
-    factor = metadata.get(f"{prefix}.rope.scaling.factor", legacy)
-    if kind == "none" and legacy is not None and legacy != 1.0:
-        kind = "linear"
+    own = reader(facts)
+    legacy = own.number("rope.scale_linear", 1.0)
+    kind = own.text("rope.scaling.type", "none" if legacy == 1.0 else "linear")
     if kind == "none":
         return None
     if kind != "linear":
         raise Unsupported(
-            f"{prefix}.rope.scaling.type is {show(kind)}, supported are none and linear",
+            f"{own.where}: rope.scaling.type is {show(kind)}, supported are none and linear",
             hint=_USE_ORIGINAL,
         )
-    return {"rope_type": "linear", "factor": shortest(factor)}
+    return {"rope_type": "linear", "factor": _shortest(own.number("rope.scaling.factor", legacy))}
 
 
-def llama3_scaling(facts: GgufFacts, config: dict[str, Any]) -> dict[str, Any] | None:
+def llama3_scaling(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """``rope_scaling`` of Llama 3.1 and later, recognised by its ``rope_freqs`` table.
 
     GGUF stores the quotient of plain and stretched frequencies, not the parameters. All releases
@@ -127,36 +129,37 @@ def llama3_scaling(facts: GgufFacts, config: dict[str, Any]) -> dict[str, Any] |
     """
     if not facts.has_tensor("rope_freqs.weight"):
         return None
+    own = reader(facts)
     table = facts.vector("rope_freqs.weight")
-    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    key = f"{facts.architecture}.rope.scaling.original_context_length"
-    original = facts.metadata.get(key, 8192)
+    original = own.integer("rope.scaling.original_context_length", 8192, high=MAX_POSITIONS)
     parameters = {
         "rope_type": "llama3",
-        "factor": shortest(table[-1]) if table else 1.0,
+        "factor": _shortest(table[-1]),
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": original,
     }
-    expected = llama3_table(config["rope_theta"], size, parameters)
+    expected = llama3_table(config["rope_theta"], config["head_dim"], parameters)
     agrees = len(table) == len(expected) and all(
         math.isclose(*pair, rel_tol=_LLAMA3_TABLE_TOLERANCE)
         for pair in zip(table, expected, strict=True)
     )
     if not agrees:
         raise Unsupported(
-            "rope_freqs.weight is not the llama3 table with bands 1 and 4 over"
-            f" {show(original)} positions",
+            "rope_freqs.weight is not the llama3 table with bands 1 and 4"
+            f" over {original} positions",
             hint=_USE_ORIGINAL,
         )
     return parameters
 
 
-def llama3_table(theta: float, size: int, parameters: dict[str, Any]) -> list[float]:
+def llama3_table(theta: float, size: int, parameters: Mapping[str, Any]) -> list[float]:
     """What each of the ``size / 2`` rope frequencies is divided by under llama3 scaling."""
     factor, low, high = (
         parameters[key] for key in ("factor", "low_freq_factor", "high_freq_factor")
     )
+    if factor <= 0:
+        return []
     trained = parameters["original_max_position_embeddings"]
     table = []
     for lane in range(0, size, 2):
@@ -166,8 +169,6 @@ def llama3_table(theta: float, size: int, parameters: dict[str, Any]) -> list[fl
     return table
 
 
-def shortest(value: Any) -> Any:
+def _shortest(value: float) -> float:
     """A float32 from metadata as the decimal a person wrote: 9.99999974e-06 becomes 1e-05."""
-    if not isinstance(value, float) or not math.isfinite(value):
-        return value
     return float(str(np.float32(value)))

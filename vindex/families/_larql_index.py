@@ -14,6 +14,7 @@ from vindex.errors import Unsupported
 from vindex.families._base import Rebuilt
 from vindex.families._config import ConfigReader, show
 from vindex.index import VindexIndex
+from vindex.kinds import ExtractLevel
 
 SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
 
@@ -87,16 +88,21 @@ def rebuild(
         "query_pre_attn_scalar": recorded.query_pre_attn_scalar,
         "final_logit_softcapping": recorded.final_logit_softcapping,
     }
-    notes = ["index.json does not record the context length; the family's default is assumed"]
-    if recorded.norm_eps is None:
+    notes = []
+    if recorded.norm_eps is None and runs(have_keys):
         notes.append("index.json does not record norm_eps; 1e-06 is assumed")
     tied = index.tie_word_embeddings
     if tied is None:
         tied = "lm_head.weight" not in have_keys
+        if tied and index.extract_level >= ExtractLevel.INFERENCE and not tied_by_family:
+            notes.append("there is no lm_head; tied embeddings are assumed")
     config["tie_word_embeddings"] = tied
-    if tied and index.tie_word_embeddings is None and not tied_by_family:
-        notes.append("there is no lm_head; tied embeddings are assumed")
     return Rebuilt({key: value for key, value in config.items() if value is not None}, tuple(notes))
+
+
+def runs(have_keys: Container[str]) -> bool:
+    """Whether the vindex holds attention, so that positions matter."""
+    return "layers.0.self_attn.q_proj.weight" in have_keys
 
 
 def refuse_unknown(model_type: str, supported: str) -> Unsupported:

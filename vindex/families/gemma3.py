@@ -11,6 +11,7 @@ import re
 from collections.abc import Container
 from typing import Any
 
+from vindex.errors import Unsupported
 from vindex.families import _gguf_config, _larql_index
 from vindex.families._base import (
     ROTARY_INV_FREQ,
@@ -41,6 +42,8 @@ _DEFAULTS = Defaults(max_positions=131072, vocab_size=262208, heads=8, kv_heads=
 _DEFAULT_WINDOW = 4096
 _DEFAULT_PATTERN = 6
 _LAYERS_27B = 62
+_STRETCHED_LAYERS = (34, 48, _LAYERS_27B)  # 4B, 12B, 27B
+_THETA = 1000000.0
 
 _VISION = DropRule(
     "gemma3-vision-tower",
@@ -104,7 +107,7 @@ def _attention(
             kind,
             head_size=geometry.head_size,
             max_positions=geometry.max_positions,
-            default_theta=10000.0 if sliding else 1000000.0,
+            default_theta=10000.0 if sliding else _THETA,
             local_theta_key="rope_local_base_freq" if sliding else None,
         ),
         window=(
@@ -130,14 +133,30 @@ def _layer_kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
 
 
 def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
-    """larql records everything of a Gemma 3 but the linear rope factor of 4B and larger."""
+    """larql records everything of a Gemma 3 but the linear rope factor of 4B and larger.
+
+    Those releases are known by their layer count. A rope base other than Gemma 3's means that
+    larql could not read the config's spelling and wrote its own default.
+    """
     rebuilt = _larql_index.rebuild(
         index, have_keys, embed_scale=math.sqrt(index.hidden_size), tied_by_family=True
     )
-    note = (
-        "index.json does not record rope scaling; none is assumed, but Gemma 3 4B, 12B and 27B"
-        " stretch their full-attention layers by 8"
-    )
+    if not _larql_index.runs(have_keys):
+        return rebuilt
+    theta = rebuilt.config["rope_theta"]
+    if theta != _THETA:
+        raise Unsupported(
+            f"index.json: rope_base is {theta:g}, expected {_THETA:g} for Gemma 3",
+            hint=_larql_index.SUPPLY_CONFIG,
+        )
+    if index.num_layers in _STRETCHED_LAYERS:
+        rebuilt.config["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+        note = (
+            "index.json does not record rope scaling; the factor 8 of the released Gemma 3 with"
+            f" {index.num_layers} layers is assumed"
+        )
+    else:
+        note = "index.json does not record rope scaling; none is assumed"
     return Rebuilt(rebuilt.config, (*rebuilt.notes, note))
 
 
@@ -146,22 +165,22 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     config = _gguf_config.common(facts)
     config["model_type"] = "gemma3_text"
     config["hidden_activation"] = "gelu_pytorch_tanh"
-    head_size = config["head_dim"]
     # llama.cpp decides by the layer count as well: only the 27B scales by D / H.
     is_27b = config["num_hidden_layers"] == _LAYERS_27B
-    scalar = config["hidden_size"] / config["num_attention_heads"] if is_27b else head_size
-    config["query_pre_attn_scalar"] = scalar
-    metadata, prefix = facts.metadata, facts.architecture
-    config["sliding_window"] = metadata.get(f"{prefix}.attention.sliding_window")
-    config["rope_local_base_freq"] = metadata.get(f"{prefix}.rope.freq_base_swa", 10000.0)
-    config["final_logit_softcapping"] = metadata.get(f"{prefix}.final_logit_softcapping")
-    pattern = metadata.get(f"{prefix}.attention.sliding_window_pattern", _DEFAULT_PATTERN)
-    if isinstance(pattern, list):
-        config["layer_types"] = [
-            (AttentionKind.SLIDING if slides else AttentionKind.FULL).value for slides in pattern
-        ]
+    config["query_pre_attn_scalar"] = (
+        config["hidden_size"] / config["num_attention_heads"] if is_27b else config["head_dim"]
+    )
+    own = _gguf_config.reader(facts)
+    config["sliding_window"] = own.integer("attention.sliding_window", high=MAX_POSITIONS)
+    config["rope_local_base_freq"] = own.number("rope.freq_base_swa", 10000.0)
+    if own.has("final_logit_softcapping"):
+        config["final_logit_softcapping"] = own.number("final_logit_softcapping")
+    slides = own.get("attention.sliding_window_pattern")
+    if isinstance(slides, list):
+        kinds = [AttentionKind.SLIDING if flag else AttentionKind.FULL for flag in slides]
+        config["layer_types"] = [kind.value for kind in kinds]
     else:
-        config["sliding_window_pattern"] = pattern
+        config["sliding_window_pattern"] = _DEFAULT_PATTERN if slides is None else slides
     config["rope_scaling"] = _gguf_config.rope_scaling(facts)
     return config
 

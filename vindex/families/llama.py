@@ -37,6 +37,7 @@ from vindex.spec import (
 
 _DEFAULTS = Defaults(max_positions=2048)
 _LLAMA3_THETA = 500000.0
+_LARQL_THETA = 10000.0  # what larql writes for a base it did not find
 
 
 def build(config: ConfigReader) -> ModelSpec:
@@ -88,22 +89,31 @@ def build(config: ConfigReader) -> ModelSpec:
 
 
 def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
-    """larql records everything of a llama but its rope scaling and biases.
+    """larql records everything of a llama but its rope scaling.
 
     Llama 3's base of 500000 came with scaling in every release since 3.1, and Llama 3.0 cannot be
-    told from those, so it is refused; any other base is taken as unscaled, with a note.
+    told from those, so running one is refused; any other base is taken as unscaled, with a note.
+    A vindex without attention weights does not rotate anything.
     """
     rebuilt = _larql_index.rebuild(index, have_keys, embed_scale=1.0)
-    if rebuilt.config["rope_theta"] == _LLAMA3_THETA:
+    rebuilt.config["attention_bias"] = "layers.0.self_attn.q_proj.bias" in have_keys
+    rebuilt.config["mlp_bias"] = "layers.0.mlp.gate_proj.bias" in have_keys
+    if not _larql_index.runs(have_keys):
+        return rebuilt
+    theta = rebuilt.config["rope_theta"]
+    if theta == _LLAMA3_THETA:
         raise Unsupported(
             "index.json does not record rope scaling, and a rope base of 500000 is Llama 3's,"
             " which is scaled since 3.1",
-            hint="copy config.json of the original checkpoint into the vindex directory",
+            hint=_larql_index.SUPPLY_CONFIG,
         )
-    rebuilt.config["attention_bias"] = "layers.0.self_attn.q_proj.bias" in have_keys
-    rebuilt.config["mlp_bias"] = "layers.0.mlp.gate_proj.bias" in have_keys
-    note = "index.json does not record rope scaling; none is assumed"
-    return Rebuilt(rebuilt.config, (*rebuilt.notes, note))
+    notes = ["index.json does not record rope scaling; none is assumed"]
+    if theta == _LARQL_THETA:
+        notes.append(
+            "larql also writes a rope base of 10000 where it cannot read the model's own;"
+            f" to be sure, {_larql_index.SUPPLY_CONFIG}"
+        )
+    return Rebuilt(rebuilt.config, (*rebuilt.notes, *notes))
 
 
 def gguf_config(facts: GgufFacts) -> dict[str, Any]:
