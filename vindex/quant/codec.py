@@ -91,11 +91,12 @@ def half_scale(scales: Floats) -> Halves:
     Returns:
         float16 of the same shape and signs, within 2^-11 of the input for normal numbers.
     """
-    rounded = np.clip(scales, -HALF_MAX, HALF_MAX).astype(np.float16)
+    rounded: Halves = np.clip(scales, -HALF_MAX, HALF_MAX).astype(np.float16)
     tolerance = np.float32(1 + 2**-10)
     shrunk = np.abs(rounded.astype(np.float32)) * tolerance < np.minimum(np.abs(scales), HALF_MAX)
     away = np.where(scales < 0, np.float16(-np.inf), np.float16(np.inf))
-    return np.where(shrunk, np.nextafter(rounded, away), rounded)
+    np.nextafter(rounded, away, out=rounded, where=shrunk)
+    return rounded
 
 
 def reciprocal(values: Floats) -> Floats:

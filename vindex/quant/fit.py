@@ -99,7 +99,7 @@ def fit_affine(values: Floats, highest: int, margins: Sequence[float], codes: Fl
         np.minimum(intercept, highest_intercept, out=intercept)
         slope = product_sum - intercept * code_sum
         slope /= np.where(square_sum > 0, square_sum, 1)
-        return np.where(square_sum > 0, slope, 1), intercept
+        return np.where(slope > 0, slope, 1), intercept  # zero only where all values are equal
 
     for start, (steps, from_above) in enumerate(starts):
         offset = np.float32(highest - steps if from_above else 0)

@@ -61,21 +61,26 @@ def decode_ggml(blocks: Bytes) -> Floats:
 def encode(values: Floats) -> Bytes:
     """Encode finite float32 ``[N, 256]`` as uint8 ``[N, 210]`` in larql's layout.
 
-    The scale of each group is searched freely. Those of a block fix d; then the 8-bit
-    scale nearest to the regression on the best codes is taken and the codes are reassigned.
+    The scale of each group is searched freely; those of a block fix d. Then the better of the two
+    neighbouring 8-bit scales is taken, each measured with its own codes.
     """
     groups = to_groups(values, GROUP)
     codes = np.empty_like(groups)
     scale = fit_symmetric(groups, _LOWEST, _HIGHEST, _STARTS, codes)
     d = shared_scale(scale.reshape(_GROUPS, -1), _HIGHEST_STEP)
     unit = per_group(d.astype(np.float32), _GROUPS)
-    units_per_value = reciprocal(unit)
 
-    steps = _nearest_steps(scale * units_per_value)
-    _assign(groups, steps * unit, codes)
-    square_sum = np.einsum("ng,ng->g", codes, codes)
-    regression = np.einsum("ng,ng->g", codes, groups) * reciprocal(square_sum)
-    steps = _nearest_steps(np.where(square_sum > 0, regression * units_per_value, steps))
+    ideal = scale * reciprocal(unit)
+    below = np.floor(np.abs(ideal))
+    # Never zero for a group that is not: the finest steps are better than none.
+    neighbours = np.clip([below, below + 1], 1, _HIGHEST_STEP) * np.sign(ideal)
+    errors = np.empty_like(neighbours)
+    for index, stored in enumerate(neighbours * unit):
+        _assign(groups, stored, codes)
+        square_sum = np.einsum("ng,ng->g", codes, codes)
+        product_sum = np.einsum("ng,ng->g", codes, groups)
+        errors[index] = stored * (stored * square_sum - 2 * product_sum)
+    steps = np.where(errors[0] <= errors[1], *neighbours)
     _assign(groups, steps * unit, codes)
     codes -= _LOWEST
 
@@ -118,11 +123,6 @@ def from_ggml(blocks: Bytes) -> Bytes:
     result = blocks.copy()
     _pack(_ggml_codes(blocks), result)
     return result
-
-
-def _nearest_steps(scales: Floats) -> Floats:
-    """Round scales in units of d to the int8 range."""
-    return np.clip(np.rint(scales), -_HIGHEST_STEP, _HIGHEST_STEP)
 
 
 def _assign(values: Floats, scale: Floats, codes: Floats) -> None:
