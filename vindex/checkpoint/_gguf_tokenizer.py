@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from vindex.checkpoint._gguf_splitters import BYTE_LEVEL, SPLITTERS, Splitter
 from vindex.errors import CheckpointError, Unsupported
 from vindex.families._config import show
 from vindex.files import (
@@ -40,51 +40,6 @@ class _TokenType(IntEnum):
     UNUSED = 5
     BYTE = 6
 
-
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-_TEKKEN_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Splitter:
-    """How a byte-level vocabulary cuts text before merging.
-
-    Attributes:
-        pattern: regular expression of the pieces; ``None`` for GPT-2's own.
-        digits: cut every digit off first.
-        ignore_merges: a piece that is in the vocabulary is one token, merges or not.
-        adds_bos: text starts with BOS unless the metadata says otherwise.
-    """
-
-    pattern: str | None = None
-    digits: bool = False
-    ignore_merges: bool = False
-    adds_bos: bool = False
-
-
-_GPT2 = _Splitter()
-_STARCODER = _Splitter(digits=True)
-_LLAMA3 = _Splitter(_LLAMA3_SPLIT, ignore_merges=True, adds_bos=True)
-_SPLITTERS: Mapping[str, _Splitter] = {
-    "gpt-2": _GPT2,
-    "smollm": _STARCODER,
-    "starcoder": _STARCODER,
-    "refact": _STARCODER,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "falcon3": _LLAMA3,
-    "tekken": _Splitter(_TEKKEN_SPLIT, ignore_merges=True, adds_bos=True),
-    "qwen2": _Splitter(_QWEN2_SPLIT),
-}
 
 # llama.cpp's defaults for SentencePiece vocabularies that do not name their special tokens.
 _SENTENCEPIECE_IDS: Mapping[str, int] = {"unknown": 0, "bos": 1, "eos": 2}
@@ -121,7 +76,7 @@ class GgufTokenizer:
         if len(self._types) != count:
             raise self._bad(f"has {len(self._types)} token types for {count} tokens")
         model = metadata.get("tokenizer.ggml.model")
-        self._splitter: _Splitter | None = None
+        self._splitter: Splitter | None = None
         if model == "gpt2":
             self._splitter = self._known_splitter()
         elif model != "llama":
@@ -201,27 +156,13 @@ class GgufTokenizer:
             if kind in whole and token
         ]
 
-    def _byte_level(self, vocabulary: dict[str, int], splitter: _Splitter) -> Json:
+    def _byte_level(self, vocabulary: dict[str, int], splitter: Splitter) -> Json:
         merges = [self._pair(merge) for merge in self._list("merges", str)]
-        steps: list[Json] = []
-        if splitter.digits:
-            steps.append({"type": "Digits", "individual_digits": True})
-        if splitter.pattern is not None:
-            steps.append(
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": splitter.pattern},
-                    "behavior": "Isolated",
-                    "invert": False,
-                }
-            )
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        steps.append({**byte_level, "use_regex": splitter.pattern is None})
         return {
             "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+            "pre_tokenizer": splitter.pre_tokenizer(),
             "post_processor": self._template(),
-            "decoder": {**byte_level, "use_regex": True},
+            "decoder": {**BYTE_LEVEL, "use_regex": True},
             "model": _bpe(vocabulary, merges, ignore_merges=splitter.ignore_merges),
         }
 
@@ -340,13 +281,13 @@ class GgufTokenizer:
         }
         return {key: value for key, value in result.items() if value is not None}
 
-    def _known_splitter(self) -> _Splitter:
+    def _known_splitter(self) -> Splitter:
         name = self._metadata.get("tokenizer.ggml.pre")
-        splitter = _SPLITTERS.get(name) if isinstance(name, str) else None
+        splitter = SPLITTERS.get(name) if isinstance(name, str) else None
         if splitter is None:
             raise Unsupported(
                 f"{self._path.name} splits text by the rule {show(name)}, which is not supported",
-                hint=f"supported: {', '.join(_SPLITTERS)}; or use the safetensors checkpoint",
+                hint=f"supported: {', '.join(SPLITTERS)}; or use the safetensors checkpoint",
                 path=self._path,
             )
         return splitter

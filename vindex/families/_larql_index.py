@@ -89,7 +89,7 @@ def rebuild(
         "final_logit_softcapping": recorded.final_logit_softcapping,
     }
     notes = []
-    if recorded.norm_eps is None and runs(have_keys):
+    if recorded.norm_eps is None and runs(index):
         notes.append("index.json does not record norm_eps; 1e-06 is assumed")
     tied = index.tie_word_embeddings
     if tied is None:
@@ -100,9 +100,9 @@ def rebuild(
     return Rebuilt({key: value for key, value in config.items() if value is not None}, tuple(notes))
 
 
-def runs(have_keys: Container[str]) -> bool:
-    """Whether the vindex holds attention, so that positions matter."""
-    return "layers.0.self_attn.q_proj.weight" in have_keys
+def runs(index: VindexIndex) -> bool:
+    """Whether the vindex holds attention, so that positions and epsilons matter."""
+    return index.extract_level >= ExtractLevel.ATTENTION
 
 
 def refuse_unknown(model_type: str, supported: str) -> Unsupported:

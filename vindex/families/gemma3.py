@@ -141,7 +141,7 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     rebuilt = _larql_index.rebuild(
         index, have_keys, embed_scale=math.sqrt(index.hidden_size), tied_by_family=True
     )
-    if not _larql_index.runs(have_keys):
+    if not _larql_index.runs(index):
         return rebuilt
     theta = rebuilt.config["rope_theta"]
     if theta != _THETA:

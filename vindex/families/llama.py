@@ -98,7 +98,7 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     rebuilt = _larql_index.rebuild(index, have_keys, embed_scale=1.0)
     rebuilt.config["attention_bias"] = "layers.0.self_attn.q_proj.bias" in have_keys
     rebuilt.config["mlp_bias"] = "layers.0.mlp.gate_proj.bias" in have_keys
-    if not _larql_index.runs(have_keys):
+    if not _larql_index.runs(index):
         return rebuilt
     theta = rebuilt.config["rope_theta"]
     if theta == _LLAMA3_THETA:
