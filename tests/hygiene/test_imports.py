@@ -58,7 +58,7 @@ def test_third_party_packages_stay_in_their_rooms() -> None:
 FORBIDDEN = {
     "vindex/": ("lql",),
     "lql/render/": ("lql.execute", "lql.session", "lql.inference", "lql.repl", "lql.cli"),
-    "lql/results.py": ("lql.render", "lql.execute", "lql.session", "lql.inference"),
+    "lql/results/": ("lql.render", "lql.execute", "lql.session", "lql.inference"),
     "lql/ast.py": ("lql.parser", "lql.execute", "lql.session", "lql.inference", "vindex"),
     "lql/inference/": ("lql.execute", "lql.session", "lql.render", "lql.repl", "lql.cli"),
     "lql/execute/": ("lql.render", "lql.repl", "lql.cli", "lql.batch"),
