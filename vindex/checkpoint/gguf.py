@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from vindex.checkpoint._base import Provenance, TensorInfo
 from vindex.checkpoint._convert import convert_rows
-from vindex.checkpoint._gguf_file import GgufFile, GgufTensor
+from vindex.checkpoint._gguf_file import GgufFile
+from vindex.checkpoint._gguf_header import GgufTensor
 from vindex.checkpoint._gguf_tokenizer import GgufTokenizer
 from vindex.dtypes import to_float32
 from vindex.errors import CheckpointError, Unsupported
