@@ -97,7 +97,19 @@ class Stage:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raise ``TargetExists`` when the target is taken and may not, or cannot, be replaced."""
+    """Raise when the target is taken and may not be replaced, or has nowhere to be.
+
+    Raises:
+        TargetExists: it exists, and ``overwrite`` is false or it is no directory.
+        VindexError: the directory it belongs into does not exist.
+    """
+    parent = Path(os.path.abspath(target)).parent
+    if not parent.is_dir():
+        raise VindexError(
+            f"{target} cannot be written: there is no directory {parent}",
+            hint=f'make it first: mkdir -p "{parent}"',
+            path=target,
+        )
     if not os.path.lexists(target):
         return
     if not overwrite:

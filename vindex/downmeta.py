@@ -11,8 +11,8 @@ Unused slots are zero, an all-zero record is a feature without tokens. ``logit``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ import numpy.typing as npt
 from vindex import files
 from vindex.errors import VindexInvalid
 from vindex.files import ByteRange, MappedFile
+
+if TYPE_CHECKING:
+    from vindex.scoring import TopTokens
 
 MAGIC = b"TEMD"  # 0x444D4554 written little-endian
 _MAGICS = (MAGIC, b"DMET")
@@ -114,30 +117,27 @@ def used_slots(records: Records) -> npt.NDArray[np.bool_]:
     return np.asarray((top["token"] != 0) | (top["score"] != 0))
 
 
-def make_records(
-    ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]
-) -> Records:
+def make_records(best: TopTokens, blank: npt.NDArray[np.bool_], top_k: int) -> Records:
     """Records of one layer from its top tokens, blank ones dropped and not replaced.
 
     Args:
-        ids: ``[F, k]`` token ids, best first.
-        scores: ``[F, k]`` float32 logits.
-        blank: ``[V]`` whether a token's decoded text is empty after trimming.
+        best: the best tokens of each feature, at most ``top_k``.
+        blank: ``[V]``, whether a token's decoded text is empty after trimming.
+        top_k: slots per record.
 
     Returns:
-        ``[F]`` of ``record_dtype(k)``; unused slots at the end, zero.
+        ``[F]`` of ``record_dtype(top_k)``; unused slots at the end, zero.
     """
-    count, top_k = ids.shape
-    keep = ~blank[ids]
+    count, given = best.ids.shape
+    keep = ~blank[best.ids]
     order = np.argsort(~keep, axis=1, kind="stable")
     kept = np.take_along_axis(keep, order, axis=1)
     records = np.zeros(count, record_dtype(top_k))
-    top = records["top"]
-    top["token"] = np.where(kept, np.take_along_axis(ids, order, axis=1), 0)
-    top["score"] = np.where(kept, np.take_along_axis(scores, order, axis=1), np.float32(0))
-    if top_k:
-        records["token"] = top["token"][:, 0]
-        records["score"] = top["score"][:, 0]
+    top = records["top"][:, :given]
+    top["token"] = np.where(kept, np.take_along_axis(best.ids, order, axis=1), 0)
+    top["score"] = np.where(kept, np.take_along_axis(best.scores, order, axis=1), 0)
+    records["token"] = records["top"]["token"][:, 0]
+    records["score"] = records["top"]["score"][:, 0]
     return records
 
 
@@ -145,19 +145,19 @@ class DownMetaWriter:
     """Writes the file layer by layer, ascending.
 
     Args:
-        file: takes the bytes, in order.
+        write: takes the bytes, in order.
         num_layers, top_k: for the header.
     """
 
-    def __init__(self, file: BinaryIO, num_layers: int, top_k: int) -> None:
-        self._file = file
+    def __init__(self, write: Callable[[bytes], object], num_layers: int, top_k: int) -> None:
+        self._write = write
         self._record = record_dtype(top_k)
         header = np.array([(MAGIC, _VERSION, num_layers, top_k)], _HEADER)
-        file.write(header.tobytes())
+        write(header.tobytes())
 
     def layer(self, records: Records) -> None:
         """Append the records of the next layer, ``[F]`` (empty for a layer without features)."""
         if records.dtype != self._record:
             raise ValueError("records of another k")
-        self._file.write(np.uint32(len(records)).astype("<u4").tobytes())
-        self._file.write(records.tobytes())
+        self._write(len(records).to_bytes(_COUNT_BYTES, "little"))
+        self._write(records.tobytes())

@@ -45,6 +45,9 @@ TIE_MARGIN = 2.0**-21
 UNDERFLOW = 2.0**-125
 
 _BATCH_BYTES = 32 << 20
+_SCORE_BYTES = 128 << 20
+_RESIDENT_BYTES = 128 << 20
+_FAULT_BYTES = 64 << 10  # what the kernel maps around one page that is touched
 _EXACT_CHUNK_BYTES = 1 << 19
 
 
@@ -55,20 +58,34 @@ class Embeddings:
         array: ``[V, D]`` in ``dtype``'s carrier, usually a map of a file; values as the checkpoint
             has them, without any rounding.
         dtype: what the carrier means.
+        release: gives back the memory of the map's pages already read.
     """
 
-    def __init__(self, array: Array, dtype: StorageDtype) -> None:
+    def __init__(
+        self, array: Array, dtype: StorageDtype, release: Callable[[], None] | None = None
+    ) -> None:
         self._array = array
         self._dtype = dtype
+        self._release = release if array.nbytes > _RESIDENT_BYTES else None
+        self._touched = 0
         self.vocab_size, self.hidden_size = array.shape
 
     def rows(self, start: int, stop: int) -> Float32:
-        """Rows ``start..stop`` in float32, ``[stop - start, D]``."""
+        """Rows ``start..stop`` in float32, ``[stop - start, D]``; may be a view of the map."""
+        self._touch((stop - start) * self._array.itemsize * self.hidden_size)
         return to_float32(self._array[start:stop], self._dtype)
 
     def gather(self, ids: Int64) -> Float32:
         """The rows of these tokens in float32, ``[N, D]``."""
+        self._touch(len(ids) * _FAULT_BYTES)
         return to_float32(self._array[ids], self._dtype)
+
+    def _touch(self, size: int) -> None:
+        """Count mapped bytes about to become resident; give them back when they are many."""
+        self._touched += size
+        if self._release is not None and self._touched > _RESIDENT_BYTES:
+            self._release()
+            self._touched = size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +235,7 @@ class NumpyScorer:
         """The ``min(k, V)`` best tokens of each column."""
         embeddings = self._embeddings
         assert embeddings is not None, "begin comes first"
-        rows = max(1, _BATCH_BYTES // (4 * embeddings.vocab_size))
+        rows = max(1, _SCORE_BYTES // (4 * embeddings.vocab_size))
         return in_batches(partial(self._batch, embeddings), columns, k, embeddings, rows)
 
     def _batch(self, embeddings: Embeddings, columns: Float32, k: int) -> TopTokens:

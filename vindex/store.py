@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _MAX_JSON = 64 << 20
+_MAX_TOKENIZER = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,22 +226,9 @@ class Vindex:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        from vindex.checkpoint._tokenizer import load_tokenizer
-
         path = self.path / files.TOKENIZER
-        try:
-            tokenizer = load_tokenizer(files.read_small(path, _MAX_JSON * 4), str(self.path))
-        except VindexInvalid:
-            raise
-        except VindexError as error:
-            raise VindexInvalid(error.message, hint=error.hint, path=path) from error
-        size = tokenizer.get_vocab_size(with_added_tokens=False)
-        if size > self.index.vocab_size:
-            raise VindexInvalid(
-                f"{files.TOKENIZER} has {size:,} tokens, the embedding {self.index.vocab_size:,} "
-                "rows: it belongs to another model",
-                path=path,
-            )
+        tokenizer = tokens.load_tokenizer(files.read_small(path, _MAX_TOKENIZER), path)
+        tokens.check_vocabulary(tokenizer, self.index.vocab_size, path)
         return tokenizer
 
     def require(self, level: ExtractLevel, what: str) -> None:

@@ -11,6 +11,7 @@ offsets into the UTF-8 that follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -29,6 +30,51 @@ _VERSION = 1
 _HEADER = np.dtype([("magic", "S4"), ("version", "<u4"), ("count", "<u4")])
 _OFFSET = np.dtype("<u8")
 _BATCH = 1 << 16
+
+
+def load_tokenizer(data: bytes, path: Path) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json`` that strangers wrote.
+
+    Args:
+        data: the file.
+        path: where it came from, for messages.
+
+    Raises:
+        VindexInvalid: the ``tokenizers`` library refuses the file, or panics on it.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_buffer(data)
+    except Exception as error:
+        raise _refused(path, error) from error
+    except BaseException as error:
+        # A panic in the library's Rust code derives from BaseException only.
+        if type(error).__name__ == "PanicException":
+            raise _refused(path, error) from error
+        raise
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
+    """Refuse a tokenizer with more tokens than the embedding has rows.
+
+    Added tokens are not counted: Gemma 3's has one for images beyond the text model's rows.
+
+    Raises:
+        VindexInvalid: it belongs to another model.
+    """
+    size = tokenizer.get_vocab_size(with_added_tokens=False)
+    if size > vocab_size:
+        raise VindexInvalid(
+            f"{path.name} has {size:,} tokens, the embedding only {vocab_size:,} rows: "
+            "it belongs to another model",
+            path=path,
+        )
+
+
+def _refused(path: Path, error: BaseException) -> VindexInvalid:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return VindexInvalid(f"{path.name} cannot be loaded: {reason}", path=path)
 
 
 class TokenTexts(Protocol):

@@ -38,7 +38,8 @@ from vindex.scoring import (
 
 _OUTPUT_ROUNDING = 2.0**-8 * SAFETY
 _LARGEST = 2.0**120  # products beyond this could overflow
-_SCORE_BYTES = 64 << 20
+_SCORE_BYTES = 128 << 20
+_ROW_STEP = 128  # rows of a product are fastest in multiples of this
 _LOAD_BYTES = 32 << 20
 _TRIAL_ROWS, _TRIAL_TOKENS = 128, 4096
 
@@ -55,6 +56,7 @@ class TorchScorer:
         self._exact_ready = False
         self._embeddings: Embeddings | None = None
         self._matrix: torch.Tensor | None = None
+        self._scores = torch.empty(0)
 
     def begin(self, embeddings: Embeddings) -> None:
         """Take the embedding matrix; a bfloat16 copy of it is kept in memory."""
@@ -68,6 +70,7 @@ class TorchScorer:
         self._exact.end()
         self._exact_ready = False
         self._embeddings = self._matrix = None
+        self._scores = torch.empty(0)
 
     def top(self, columns: Float32, k: int) -> TopTokens:
         """The ``min(k, V)`` best tokens of each column."""
@@ -75,8 +78,7 @@ class TorchScorer:
         assert embeddings is not None, "begin comes first"
         if self._matrix is None or block_size(embeddings.vocab_size, k) != BLOCK:
             return self._exact_scorer(embeddings).top(columns, k)
-        rows = max(32, _SCORE_BYTES // (2 * self._matrix.shape[0]))
-        return in_batches(self._batch, columns, k, embeddings, rows)
+        return in_batches(self._batch, columns, k, embeddings, len(self._scores))
 
     def _exact_scorer(self, embeddings: Embeddings) -> NumpyScorer:
         if not self._exact_ready:
@@ -111,6 +113,9 @@ class TorchScorer:
         self._block_of_norm = self._of_norm.amax(0)
         self._block_of_rounding = self._of_rounding.amax(0)
         self._largest_norm = float(of_rounding.max())
+        rows = max(1, _SCORE_BYTES // (2 * padded * _ROW_STEP)) * _ROW_STEP
+        # Kept from batch to batch: fresh pages would cost more than a third of the product.
+        self._scores = torch.empty(rows, padded, dtype=torch.bfloat16)
 
     @torch.inference_mode()
     def _batch(self, columns: Float32, k: int) -> TopTokens:
@@ -125,7 +130,10 @@ class TorchScorer:
         residual = norms(columns - rounded.float().numpy())
         rounding = torch.from_numpy((residual * SAFETY).astype(np.float32))
 
-        fast = torch.mm(rounded, matrix.T).view(len(columns), BLOCK, -1)  # [F, BLOCK, C]
+        scores = self._scores[: len(columns)]
+        fast = torch.mm(rounded, matrix.T, out=scores).view(
+            len(columns), BLOCK, -1
+        )  # [F, BLOCK, C]
         # bfloat16 bits order like int16 as soon as one of a block is positive, and the integer
         # maximum is several times as fast. A block without a positive score cannot win: see below.
         highest = fast.view(torch.int16).amax(1).view(torch.bfloat16).float()  # [F, C]

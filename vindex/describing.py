@@ -1,0 +1,130 @@
+"""``index.json`` of a new vindex: a ``ModelSpec`` in larql's words.
+
+larql rebuilds the architecture from ``model_config`` alone, so everything it has a key for is
+written, also what its own extractor leaves to defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from vindex.bands import bands_for
+from vindex.checkpoint import Checkpoint, Ledger
+from vindex.errors import Unsupported
+from vindex.index import IndexModelConfig, LayerInfo, Source, VindexIndex, shortest_float32
+from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.spec import AttentionKind, ModelSpec, Role
+
+#: What larql calls itself in ``source.larql_version``; the key is required.
+LARQL_VERSION = "0.1.0"
+
+
+def describe(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    ledger: Ledger,
+    layers: Sequence[LayerInfo],
+    *,
+    level: ExtractLevel,
+    dtype: StorageDtype,
+    down_top_k: int,
+) -> VindexIndex:
+    """The index of a vindex about to be published, checksums still absent."""
+    provenance = checkpoint.provenance
+    return VindexIndex(
+        model=checkpoint.name,
+        family=spec.family,
+        source=Source(
+            extracted_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            larql_version=LARQL_VERSION,
+            huggingface_repo=provenance.repo,
+            huggingface_revision=provenance.revision,
+        ),
+        num_layers=spec.num_layers,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        vocab_size=spec.vocab_size,
+        embed_scale=shortest_float32(spec.embed_scale),
+        extract_level=level,
+        dtype=dtype,
+        layer_bands=bands_for(spec.family, spec.num_layers),
+        layers=tuple(layers),
+        down_top_k=down_top_k,
+        has_model_weights=level > ExtractLevel.BROWSE,
+        model_config=model_config(spec, checkpoint.config),
+        tie_word_embeddings=not any(tensor.role is Role.HEAD for tensor in ledger.used),
+        lql={
+            "writer": f"lql {_own_version()}",
+            "checkpoint": {
+                "name": checkpoint.name,
+                "repo": provenance.repo,
+                "revision": provenance.revision,
+                "sha256": dict(provenance.sha256),
+            },
+            "dropped": [{"name": drop.name, "rule": drop.rule} for drop in ledger.dropped],
+        },
+    )
+
+
+def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig:
+    """A model's facts under larql's names.
+
+    Raises:
+        Unsupported: attention that larql's index cannot even name (no rope, mixed head counts).
+    """
+    full = _first(spec, AttentionKind.FULL)
+    sliding = _first(spec, AttentionKind.SLIDING)
+    main = full or sliding
+    assert main is not None, "a model has layers"
+    if main.rope is None:
+        raise Unsupported(f"{spec.model_type}: index.json cannot describe attention without rope")
+    window = None if sliding is None else sliding.window
+    mixed = full is not None and sliding is not None
+    kinds = tuple(layer.attention.kind.value for layer in spec.layers)
+    return IndexModelConfig(
+        model_type=spec.model_type,
+        head_dim=main.head_size,
+        num_q_heads=main.heads,
+        num_kv_heads=main.kv_heads,
+        rope_base=main.rope.theta,
+        sliding_window=window,
+        sliding_window_pattern=_pattern(spec) if mixed else None,
+        layer_types=kinds if mixed else None,
+        rope_local_base=sliding.rope.theta if mixed and sliding and sliding.rope else None,
+        query_pre_attn_scalar=_query_scalar(config),
+        final_logit_softcapping=spec.logit_softcap,
+        norm_eps=spec.final_norm.eps,
+    )
+
+
+def _first(spec: ModelSpec, kind: AttentionKind) -> Any:
+    return next((layer.attention for layer in spec.layers if layer.attention.kind is kind), None)
+
+
+def _pattern(spec: ModelSpec) -> int | None:
+    """The p for which exactly every p-th layer is full, or ``None`` for an irregular model."""
+    full = [layer.index for layer in spec.layers if layer.attention.kind is AttentionKind.FULL]
+    pattern = full[0] + 1
+    regular = list(range(pattern - 1, spec.num_layers, pattern))
+    return pattern if full == regular else None
+
+
+def _query_scalar(config: Mapping[str, Any]) -> float | None:
+    """``query_pre_attn_scalar`` as the checkpoint spells it, or ``None``."""
+    text = config.get("text_config")
+    for section in (text, config):
+        if isinstance(section, Mapping):
+            value = section.get("query_pre_attn_scalar")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+    return None
+
+
+def _own_version() -> str:
+    try:
+        return version("lql")
+    except PackageNotFoundError:
+        return "unknown"
