@@ -31,6 +31,17 @@ _HEADER = np.dtype([("magic", "S4"), ("version", "<u4"), ("count", "<u4")])
 _OFFSET = np.dtype("<u8")
 _BATCH = 1 << 16
 
+#: Unicode's White_Space, which larql trims by. ``str.strip`` also takes U+001C to U+001F.
+_WHITE_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+)
+
+
+def trim(text: str) -> str:
+    """The text without leading and trailing white space."""
+    return text.strip(_WHITE_SPACE)
+
 
 def load_tokenizer(data: bytes, path: Path) -> Tokenizer:
     """The tokenizer of a ``tokenizer.json`` that strangers wrote.
@@ -95,7 +106,7 @@ def decode_all(tokenizer: Tokenizer, count: int) -> list[str]:
     texts: list[str] = []
     for start in range(0, count, _BATCH):
         ids = [[token_id] for token_id in range(start, min(start + _BATCH, count))]
-        texts += [text.strip() for text in tokenizer.decode_batch(ids, skip_special_tokens=True)]
+        texts += [trim(text) for text in tokenizer.decode_batch(ids, skip_special_tokens=True)]
     return texts
 
 
@@ -184,5 +195,5 @@ class DecodedTokenTexts:
             decoded = tokenizer.decode_batch([[i] for i in missing], skip_special_tokens=True)
             for token_id, text in zip(missing, decoded, strict=True):
                 known = text or tokenizer.id_to_token(token_id) is not None
-                self._known[token_id] = text.strip() if known else f"T{token_id}"
+                self._known[token_id] = trim(text) if known else f"T{token_id}"
         return [self._known[token_id] for token_id in wanted]
