@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from vindex.errors import VindexInvalid
 from vindex.files import ByteRange, MappedFile
+from vindex.tokenizer_check import refuse_lethal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,10 +52,12 @@ def load_tokenizer(data: bytes, path: Path) -> Tokenizer:
         path: where it came from, for messages.
 
     Raises:
-        VindexInvalid: the ``tokenizers`` library refuses the file, or panics on it.
+        VindexInvalid: the ``tokenizers`` library refuses the file, panics on it, or would kill the
+            process.
     """
     from tokenizers import Tokenizer
 
+    refuse_lethal(data, path)
     try:
         return Tokenizer.from_buffer(data)
     except Exception as error:

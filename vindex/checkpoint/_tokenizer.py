@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vindex.errors import CheckpointError
-from vindex.files import CHAT_TEMPLATE
+from vindex import tokens
+from vindex.errors import CheckpointError, VindexInvalid
+from vindex.files import CHAT_TEMPLATE, TOKENIZER
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,19 +22,12 @@ def load_tokenizer(data: bytes, owner: str) -> Tokenizer:
         owner: the model, for messages.
 
     Raises:
-        CheckpointError: the ``tokenizers`` library refuses the file, or panics on it.
+        CheckpointError: the ``tokenizers`` library does not take the file.
     """
-    from tokenizers import Tokenizer
-
     try:
-        return Tokenizer.from_buffer(data)
-    except Exception as error:
-        raise _refusal(owner, error) from error
-    except BaseException as error:
-        # A panic in the library's Rust code derives from BaseException.
-        if type(error).__name__ == "PanicException":
-            raise _refusal(owner, error) from error
-        raise
+        return tokens.load_tokenizer(data, Path(owner, TOKENIZER))
+    except VindexInvalid as error:
+        raise CheckpointError(f"the tokenizer of {owner} is unusable: {error}") from error
 
 
 def chat_template(files: Mapping[str, bytes], tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -52,8 +47,3 @@ def chat_template(files: Mapping[str, bytes], tokenizer_config: Mapping[str, Any
                     case {"name": "default", "template": str(template)}:
                         return template
     return None
-
-
-def _refusal(owner: str, error: BaseException) -> CheckpointError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return CheckpointError(f"the tokenizer.json of {owner} cannot be loaded: {reason}")
