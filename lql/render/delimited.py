@@ -2,7 +2,7 @@
 
 CSV follows RFC 4180 with ``\\n`` line ends: a cell with a comma, quote or line break is quoted.
 TSV has no quoting: tab, newline, carriage return and backslash inside a cell are written ``\\t``,
-``\\n``, ``\\r`` and ``\\\\`` (as in PostgreSQL's COPY and in ClickHouse), a missing value is ``\\N``.
+``\\n``, ``\\r`` and ``\\\\``, as PostgreSQL's COPY and ClickHouse do; a missing value is ``\\N``.
 In CSV a missing value is an empty cell. Lists of tokens are JSON arrays in both.
 """
 

@@ -56,6 +56,16 @@ def printable(text: str) -> str:
     )
 
 
+def streamable(text: str) -> str:
+    """Generated text for a terminal: lines and tabs kept, nothing else that would act on it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char in "\n\t \\" else _NAMED.get(char) or _shown(text, i)
+        for i, char in enumerate(text)
+    )
+
+
 def _shown(text: str, index: int) -> str:
     char = text[index]
     if char.isascii() and char.isprintable():

@@ -9,7 +9,7 @@ form    types                                                             ``--fo
 ======  ================================================================  =========================
 ROWS    Infer, Walk, ExplainWalk, Describe, Layers, Features, Models,     an array of row objects
         Verify
-RECORD  InferComparison, ExplainInfer, Stats, Extract                     one object
+RECORD  InferComparison, ExplainInfer, Stats, Extract, Info               one object
 STATUS  Use                                                               nothing; a note on stderr
 ======  ================================================================  =========================
 
@@ -45,6 +45,7 @@ from lql.results.browse import (
     WalkResult,
 )
 from lql.results.forward import (
+    ActivationRow,
     ExplainInferResult,
     ExplainInferRow,
     InferComparison,
@@ -54,9 +55,16 @@ from lql.results.forward import (
     PromptToken,
     TokenRow,
 )
-from lql.results.lifecycle import ExtractResult, FileRow, UseResult, VerifyResult
+from lql.results.lifecycle import (
+    ExtractResult,
+    FileRow,
+    InfoResult,
+    UseResult,
+    VerifyResult,
+)
 
 __all__ = [
+    "ActivationRow",
     "BandRow",
     "Column",
     "DescribeResult",
@@ -72,6 +80,7 @@ __all__ = [
     "Form",
     "InferComparison",
     "InferResult",
+    "InfoResult",
     "Kind",
     "LayerExplanation",
     "LayerRow",

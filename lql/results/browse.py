@@ -161,7 +161,7 @@ class LayerRow:
     """A layer of the model.
 
     Attributes:
-        attention: ``full`` or ``sliding``.
+        attention: ``full`` or ``sliding``; ``None`` where the family cannot be rebuilt.
         features: FFN width.
         described: how many features have a token in down_meta.
         token: the token most of them write first, or ``None``.
@@ -170,7 +170,7 @@ class LayerRow:
 
     layer: int
     band: str | None
-    attention: str
+    attention: str | None
     features: int
     described: int
     token: str | None
@@ -206,16 +206,17 @@ class FeatureInfoRow:
     """A feature by what it writes.
 
     Attributes:
-        token: the token its down vector points to most, of all the vocabulary.
+        token: the token its down vector points to most, of all the vocabulary; ``None`` when the
+            vindex records none.
         logit: dot product of down vector and that token's embedding (no norm, no scale).
         also: the tokens after it.
     """
 
     layer: int
     feature: int
-    token: str
-    token_id: int
-    logit: float
+    token: str | None
+    token_id: int | None
+    logit: float | None
     relation: str | None
     also: tuple[str, ...]
 
@@ -233,7 +234,7 @@ FEATURE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturesResult(Result):
-    """SHOW FEATURES."""
+    """SHOW FEATURES, by feature."""
 
     features: tuple[FeatureInfoRow, ...]
 

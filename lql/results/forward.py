@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lql.results.base import Column, Form, Kind, Result, Unit, fields_of
-from lql.results.browse import FeatureRow
 
 TOKEN_COLUMNS = (
     Column("rank", Kind.INTEGER),
@@ -136,18 +135,38 @@ class PromptToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivationRow:
+    """A feature that took part in a forward pass.
+
+    Attributes:
+        gate: the gate's response to the FFN's real input.
+        activation: the factor its down vector was added with.
+        token: what the down vector points to most; ``None`` for a model without a vindex.
+        also: the tokens after it.
+        relation: the feature's label, or ``None``.
+    """
+
+    feature: int
+    gate: float
+    activation: float
+    token: str | None
+    also: tuple[str, ...]
+    relation: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerExplanation:
     """One layer of an explained forward pass, at the last position.
 
     Attributes:
         lens: the most probable token if the model stopped after this layer (logit lens).
-        features: strongest first, by the gate's response to the real residual.
+        features: by falling magnitude of activation.
     """
 
     layer: int
     band: str | None
     lens: TokenRow
-    features: tuple[FeatureRow, ...]
+    features: tuple[ActivationRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +180,7 @@ class ExplainInferRow:
     feature: int | None
     relation: str | None
     gate: float | None
+    activation: float | None
     token: str | None
     also: tuple[str, ...] | None
 
@@ -192,6 +212,7 @@ class ExplainInferResult(Result):
             Column("feature", Kind.INTEGER),
             Column("relation", Kind.TEXT),
             Column("gate", Kind.NUMBER, Unit.DOT),
+            Column("activation", Kind.NUMBER, Unit.DOT),
             Column("token", Kind.TOKEN),
             Column("also", Kind.TOKENS),
         )
@@ -202,11 +223,13 @@ class ExplainInferResult(Result):
         for layer in self.layers:
             head = (layer.layer, layer.band, layer.lens.token, layer.lens.probability)
             rows += [
-                ExplainInferRow(*head, hit.feature, hit.relation, hit.gate, hit.token, hit.also)
+                ExplainInferRow(
+                    *head, hit.feature, hit.relation, hit.gate, hit.activation, hit.token, hit.also
+                )
                 for hit in layer.features
             ]
             if not layer.features:
-                rows.append(ExplainInferRow(*head, None, None, None, None, None))
+                rows.append(ExplainInferRow(*head, None, None, None, None, None, None))
         return tuple(rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -221,9 +244,7 @@ class ExplainInferResult(Result):
                     "layer": layer.layer,
                     "band": layer.band,
                     "lens": fields_of(layer.lens, without=("rank",)),
-                    "features": [
-                        fields_of(hit, without=("layer", "band")) for hit in layer.features
-                    ],
+                    "features": [fields_of(hit) for hit in layer.features],
                 }
                 for layer in self.layers
             ],

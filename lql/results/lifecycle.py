@@ -87,3 +87,25 @@ class VerifyResult(Result):
     def records(self) -> Sequence[FileRow]:
         """Files by name."""
         return self.files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoResult(Record):
+    """``lql --info``: what runs here, for bug reports.
+
+    Attributes:
+        packages: versions by name; ``None`` for one that is not installed.
+        device: what the model is computed on.
+        cores: processors that this process may use.
+    """
+
+    lql: str
+    python: str
+    platform: str
+    device: str
+    cores: int
+    packages: dict[str, str | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))

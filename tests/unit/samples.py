@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lql.results import (
+    ActivationRow,
     BandRow,
     DescribeResult,
     EdgeRow,
@@ -15,6 +16,7 @@ from lql.results import (
     FileRow,
     InferComparison,
     InferResult,
+    InfoResult,
     LayerExplanation,
     LayerRow,
     LayersResult,
@@ -65,7 +67,15 @@ EXPLAIN = ExplainInferResult(
     prompt_mode="raw",
     prompt_tokens=(PromptToken(0, "<s>", 1, True), PromptToken(1, "The", 450, False)),
     layers=(
-        LayerExplanation(20, "knowledge", TOKENS[0], FEATURES[:2]),
+        LayerExplanation(
+            20,
+            "knowledge",
+            TOKENS[0],
+            (
+                ActivationRow(154, 6.28125, 12.5, " Paris", (" France", "\u202eabc"), "capital"),
+                ActivationRow(77, -3.140625, -0.25, None, (), None),
+            ),
+        ),
         LayerExplanation(21, None, TOKENS[1], ()),
     ),
     prediction=TOKENS[:2],
@@ -100,6 +110,14 @@ EXTRACT = ExtractResult(
     dropped={"rotary-inv-freq": 30},
     seconds={"weights": 1.5, "down_meta": 7.25},
 )
+INFO = InfoResult(
+    lql="0.1.0",
+    python="3.13.1",
+    platform="Linux",
+    device="cpu",
+    cores=2,
+    packages={"torch": "2.13.0", "gguf": None},
+)
 USE = UseResult(
     path="x.vindex",
     model="org/model",
@@ -129,6 +147,7 @@ EVERY: tuple[Result, ...] = (
     ),
     STATS,
     EXTRACT,
+    INFO,
     USE,
     VerifyResult(path="x.vindex", files=(FileRow("norms.bin", 4096, "ok"),)),
 )

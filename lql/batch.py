@@ -1,0 +1,257 @@
+"""Running scripts: ``-e``, files and standard input on one path.
+
+Every text is parsed and its parameters are bound before the first statement of any runs, so a typo
+at the end of a script costs nothing. Results go to standard output, everything else to standard
+error, and the exit code says whether all statements succeeded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO, TypeVar
+
+from lql import ast
+from lql.cancel import CancelToken
+from lql.codes import EXIT_INTERRUPTED, Code
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlError, LqlRuntimeError, LqlUsageError
+from lql.render import Format, Renderer, RenderOptions, renderer
+from lql.report import Reporter
+from lql.results import Result
+from lql.session import Session
+from lql.span import SourceText
+from lql.worker import Abandoned, TimedOut, Worker
+
+if TYPE_CHECKING:
+    from lql.params import ParameterValue
+    from lql.render.progress import ProgressBar
+
+
+T = TypeVar("T")
+
+
+class OnError(Enum):
+    """The values of ``--on-error``."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A text to run.
+
+    Attributes:
+        name: what messages call it.
+        text: the statements.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What the command line decided.
+
+    Attributes:
+        use: a vindex to open first.
+        check: parse and bind, run nothing.
+        output: where results go instead of standard output.
+        timeout_s: wall time allowed for each statement.
+    """
+
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    use: str | None = None
+    check: bool = False
+    format: Format = Format.TABLE
+    render: RenderOptions = field(default_factory=RenderOptions)
+    output: Path | None = None
+    on_error: OnError = OnError.STOP
+    timeout_s: float | None = None
+
+
+def run(
+    inputs: Sequence[Input],
+    options: BatchOptions,
+    reporter: Reporter,
+    progress: ProgressBar | None = None,
+) -> int:
+    """Run texts in order.
+
+    Args:
+        inputs: all of them are parsed before the first runs.
+        progress: shows long work; ``None`` off a terminal.
+
+    Returns:
+        The process's exit code: 0, or that of the first error.
+    """
+    with Session(progress=progress) as session:
+        scripts, code = _prepared(session, inputs, options, reporter)
+        if code or options.check:
+            return code
+        if options.use is not None:
+            scripts = [_use(options.use), *scripts]
+        return run_scripts(session, scripts, options, reporter, progress)
+
+
+def run_scripts(
+    session: Session,
+    scripts: Sequence[ast.Script],
+    options: BatchOptions,
+    reporter: Reporter,
+    progress: ProgressBar | None = None,
+) -> int:
+    """Run prepared scripts in order; see ``run``."""
+    try:
+        with _output(options, reporter.out) as out:
+            shown = RenderOptions() if options.output else options.render
+            runner = _Runner(
+                session, renderer(options.format, out, shown), options, reporter, progress
+            )
+            return runner.run(scripts)
+    except LqlUsageError as error:
+        reporter.error(error.diagnostic)
+        return error.exit_code
+
+
+def show(result: Result, options: BatchOptions, reporter: Reporter) -> None:
+    """Print a result that no statement gave.
+
+    Raises:
+        LqlUsageError: the output file cannot be written.
+    """
+    with _output(options, reporter.out) as out:
+        shown = RenderOptions() if options.output else options.render
+        renderer(options.format, out, shown).write(result)
+    reporter.finished(result)
+
+
+def _prepared(
+    session: Session, inputs: Sequence[Input], options: BatchOptions, reporter: Reporter
+) -> tuple[list[ast.Script], int]:
+    """Every text parsed and bound; all their errors reported, and the code of the first."""
+    scripts: list[ast.Script] = []
+    code = 0
+    for text in inputs:
+        try:
+            script = session.prepare(text.text, name=text.name, parameters=options.parameters)
+        except LqlError as error:
+            reporter.error(error.diagnostic)
+            code = code or error.exit_code
+        else:
+            scripts.append(script)
+    return scripts, code
+
+
+def _use(path: str) -> ast.Script:
+    """The script ``USE path``."""
+    return ast.Script((ast.Pipeline((ast.UseVindex(ast.Text(path)),)),))
+
+
+def _output(options: BatchOptions, stdout: TextIO) -> AbstractContextManager[TextIO]:
+    if options.output is None:
+        return nullcontext(stdout)
+    return _opened(options.output)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise LqlUsageError(Diagnostic(Code.USAGE, f"cannot write {path}: {reason}")) from error
+    with file:
+        yield file
+
+
+@dataclass(slots=True)
+class _Runner:
+    session: Session
+    renderer: Renderer
+    options: BatchOptions
+    reporter: Reporter
+    progress: ProgressBar | None
+    worker: Worker = field(default_factory=Worker)
+
+    def run(self, scripts: Sequence[ast.Script]) -> int:
+        code = 0
+        for script in scripts:
+            for pipeline in script.items:
+                failed = self._pipeline(pipeline, script.source)
+                code = code or failed
+                if failed == EXIT_INTERRUPTED or (failed and self.options.on_error is OnError.STOP):
+                    return failed
+        return code
+
+    def _pipeline(self, pipeline: ast.Pipeline, source: SourceText) -> int:
+        """Run statements in order; those after one that fails are skipped."""
+        for statement in pipeline.statements:
+            cancel = CancelToken()
+            try:
+                result = self._statement(statement, source, cancel)
+            except LqlError as error:
+                self.reporter.error(error.diagnostic)
+                return error.exit_code
+            self.renderer.write(result)
+            self.reporter.finished(result)
+            if cancel.cancelled:  # too late to stop this statement, in time to stop the next
+                return EXIT_INTERRUPTED
+        return 0
+
+    def _statement(
+        self, statement: ast.Statement, source: SourceText, cancel: CancelToken
+    ) -> Result:
+        try:
+            return supervised(
+                lambda: self.session.execute(statement, source, cancel=cancel),
+                cancel,
+                self.worker,
+                self.reporter,
+                timeout_s=self.options.timeout_s,
+            )
+        except LqlError as error:
+            error.locate(source, statement.span)
+            raise
+        finally:
+            if self.progress is not None:
+                self.progress.clear()
+
+
+def supervised(
+    call: Callable[[], T],
+    cancel: CancelToken,
+    worker: Worker,
+    reporter: Reporter,
+    *,
+    timeout_s: float | None = None,
+) -> T:
+    """Run a call on the worker; what stops it from outside becomes an error of the language.
+
+    A call that cannot be stopped, because it is inside native code that does not end, ends the
+    process.
+
+    Raises:
+        LqlRuntimeError: it was cancelled, or its time was up.
+    """
+    try:
+        return worker.run(call, cancel, timeout_s=timeout_s)
+    except TimedOut as failure:
+        message = f"stopped after the time limit of {failure.limit_s:g} s"
+        error = LqlRuntimeError(Diagnostic(Code.FAILED, message))
+        if failure.abandoned:
+            _leave(error, reporter)
+        raise error from failure
+    except Abandoned:
+        _leave(LqlRuntimeError(Diagnostic(Code.CANCELLED, "cancelled")), reporter)
+
+
+def _leave(error: LqlError, reporter: Reporter) -> NoReturn:
+    reporter.error(error.diagnostic)
+    os._exit(error.exit_code)

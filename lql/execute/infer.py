@@ -1,0 +1,195 @@
+"""INFER and EXPLAIN INFER: statements that run the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, assert_never
+
+from lql import ast
+from lql.context import Context
+from lql.execute.bands import band_layers, band_name
+from lql.execute.slots import integer_or, layer_range, not_available, text
+from lql.inference.answers import Encoded, FeatureActivation, LayerHits, TokenScore
+from lql.results import (
+    ActivationRow,
+    ExplainInferResult,
+    InferComparison,
+    InferResult,
+    LayerExplanation,
+    PromptToken,
+    Result,
+    TokenRow,
+)
+from vindex.downmeta import used_slots
+
+if TYPE_CHECKING:
+    from lql.inference.model import LoadedModel
+    from vindex.store import Vindex
+
+DEFAULT_TOP = 5
+DEFAULT_PER_LAYER, VERBOSE_PER_LAYER = 3, 10
+ALSO, VERBOSE_ALSO = 3, 9
+
+
+def run(statement: ast.Infer | ast.ExplainInfer, context: Context) -> Result:
+    """Run INFER or EXPLAIN INFER."""
+    match statement:
+        case ast.Infer(compare=True):
+            return _compare(statement, context)
+        case ast.Infer():
+            return _infer(statement, context)
+        case ast.ExplainInfer():
+            return _explain(statement, context)
+        case _:
+            assert_never(statement)
+
+
+def _infer(statement: ast.Infer, context: Context) -> InferResult:
+    model, mode, top = _prepare(statement, context)
+    prediction = model.infer(text(statement.prompt), top=top, mode=mode, cancel=context.cancel)
+    return InferResult(
+        prompt=text(statement.prompt),
+        prompt_mode=mode.value.lower(),
+        tokens=_token_rows(prediction.rows),
+    )
+
+
+def _compare(statement: ast.Infer, context: Context) -> InferComparison:
+    model, mode, top = _prepare(statement, context)
+    both = model.compare(text(statement.prompt), top=top, mode=mode, cancel=context.cancel)
+    return InferComparison(
+        prompt=text(statement.prompt),
+        prompt_mode=mode.value.lower(),
+        dense=_token_rows(both.dense.rows),
+        walk=_token_rows(both.walk.rows),
+        probability_difference=both.probability_difference,
+        logit_difference=both.logit_difference,
+        dense_s=both.dense.forward_seconds,
+        walk_s=both.walk.forward_seconds,
+    )
+
+
+def _prepare(statement: ast.Infer, context: Context) -> tuple[LoadedModel, ast.PromptMode, int]:
+    if statement.route is not None:
+        raise not_available("ROUTE", statement.route.span, "INFER without ROUTE asks the model")
+    model = context.model(statement.title)
+    mode = statement.prompt_mode or ast.PromptMode.RAW
+    _note_prompt_mode(model, mode, context)
+    return model, mode, integer_or(statement.top, DEFAULT_TOP)
+
+
+def _note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context) -> None:
+    """Say how the prompt was sent, where the model makes a difference of it."""
+    if not model.is_instruct:
+        return
+    match mode:
+        case ast.PromptMode.RAW:
+            used, other = "as typed (RAW)", "CHAT puts it inside the model's chat template"
+        case ast.PromptMode.CHAT:
+            used, other = "inside the model's chat template (CHAT)", "RAW sends it as typed"
+        case _:
+            assert_never(mode)
+    context.note(f"this is an instruct model; the prompt was sent {used}, {other}")
+
+
+# --------------------------------------------------------------------------- EXPLAIN INFER
+
+
+def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResult:
+    from vindex.store import Vindex
+
+    if statement.attention:
+        raise not_available("WITH ATTENTION", statement.span)
+    source = context.source()
+    vindex = source if isinstance(source, Vindex) else None
+    wanted = _layers(statement, context, vindex)
+    model = context.model(statement.title)
+    mode = statement.prompt_mode or ast.PromptMode.RAW
+    _note_prompt_mode(model, mode, context)
+    per_layer = integer_or(
+        statement.top, VERBOSE_PER_LAYER if statement.verbose else DEFAULT_PER_LAYER
+    )
+    explanation = model.explain(
+        text(statement.prompt),
+        top=integer_or(statement.top, DEFAULT_TOP),
+        per_layer=model.spec.intermediate_size if statement.relations_only else per_layer,
+        mode=mode,
+        cancel=context.cancel,
+    )
+    if vindex is None:
+        context.note("features have no tokens or labels without a vindex; EXTRACT makes one")
+    also = VERBOSE_ALSO if statement.verbose else ALSO
+    layers = [
+        LayerExplanation(
+            layer=hits.layer,
+            band=None if vindex is None else band_name(vindex, hits.layer),
+            lens=_token_row(hits.lens),
+            features=_features(hits, vindex, also, statement.relations_only)[:per_layer],
+        )
+        for hits in explanation.layers
+        if hits.layer in wanted
+    ]
+    prediction = explanation.prediction
+    return ExplainInferResult(
+        prompt=text(statement.prompt),
+        prompt_mode=mode.value.lower(),
+        prompt_tokens=_prompt_tokens(prediction.encoded),
+        layers=tuple(layers),
+        prediction=_token_rows(prediction.rows),
+        compute=model.compute,
+    )
+
+
+def _layers(statement: ast.ExplainInfer, context: Context, vindex: Vindex | None) -> frozenset[int]:
+    """The layers that both LAYERS and the band allow."""
+    chosen = frozenset(layer_range(statement.layers, context.source().spec.num_layers))
+    if statement.band in (None, ast.Band.ALL):
+        return chosen
+    held = context.vindex("a band") if vindex is None else vindex
+    return chosen & frozenset(band_layers(held, statement.band, statement.span))
+
+
+def _features(
+    hits: LayerHits, vindex: Vindex | None, also: int, relations_only: bool
+) -> tuple[ActivationRow, ...]:
+    if vindex is None:
+        bare = () if relations_only else hits.hits
+        return tuple(
+            ActivationRow(hit.feature, hit.gate, hit.activation, None, (), None) for hit in bare
+        )
+    rows = (_feature(hits.layer, hit, vindex, also) for hit in hits.hits)
+    return tuple(row for row in rows if row.relation is not None or not relations_only)
+
+
+def _feature(layer: int, hit: FeatureActivation, vindex: Vindex, also: int) -> ActivationRow:
+    record = vindex.down_meta.records(layer)[hit.feature : hit.feature + 1]
+    slots = record["top"][used_slots(record)][: also + 1]
+    tokens = vindex.token_texts.texts(int(slot["token"]) for slot in slots)
+    label = vindex.labels.of(layer, hit.feature)
+    return ActivationRow(
+        feature=hit.feature,
+        gate=hit.gate,
+        activation=hit.activation,
+        token=tokens[0] if tokens else None,
+        also=tuple(tokens[1:]),
+        relation=None if label is None else label.text,
+    )
+
+
+# --------------------------------------------------------------------------- rows
+
+
+def _prompt_tokens(encoded: Encoded) -> tuple[PromptToken, ...]:
+    parts = zip(encoded.pieces, encoded.ids, encoded.from_user, strict=True)
+    return tuple(
+        PromptToken(position, piece, token_id, added=not typed)
+        for position, (piece, token_id, typed) in enumerate(parts)
+    )
+
+
+def _token_rows(scores: Sequence[TokenScore]) -> tuple[TokenRow, ...]:
+    return tuple(map(_token_row, scores))
+
+
+def _token_row(score: TokenScore) -> TokenRow:
+    return TokenRow(score.rank, score.token, score.token_id, score.probability, score.logit)

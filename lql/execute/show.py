@@ -1,0 +1,218 @@
+"""STATS and SHOW: what a vindex holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, assert_never
+
+import numpy as np
+
+from lql import ast
+from lql.context import Context
+from lql.execute.bands import band_name, band_rows
+from lql.execute.slots import integer, integer_or, layer, layer_range, text
+from lql.execute.where import compile_condition
+from lql.results import (
+    FeatureInfoRow,
+    FeaturesResult,
+    LayerRow,
+    LayersResult,
+    ModelRow,
+    ModelsResult,
+    Result,
+    StatsResult,
+)
+from lql.results.browse import FEATURE_COLUMNS
+from vindex.downmeta import present, used_slots
+from vindex.errors import Unsupported, VindexError
+from vindex.spec import AttentionKind
+
+if TYPE_CHECKING:
+    from vindex.checkpoint import CheckpointSource
+    from vindex.store import Vindex
+
+_Show = ast.Stats | ast.ShowModels | ast.ShowLayers | ast.ShowFeatures
+T = TypeVar("T")
+
+FEATURE_ALIASES = {"score": "logit", "c_score": "logit", "top_token": "token"}
+"""What larql's users call these columns."""
+
+
+def run(statement: _Show, context: Context) -> Result:
+    """Run STATS, SHOW MODELS, SHOW LAYERS or SHOW FEATURES."""
+    match statement:
+        case ast.Stats():
+            return _stats(statement, context)
+        case ast.ShowModels():
+            return _models(statement)
+        case ast.ShowLayers():
+            return _layers(statement, context)
+        case ast.ShowFeatures():
+            return _features(statement, context)
+        case _:
+            assert_never(statement)
+
+
+# --------------------------------------------------------------------------- STATS
+
+
+def _stats(statement: ast.Stats, context: Context) -> StatsResult:
+    from vindex.store import Vindex, open_vindex
+
+    if statement.path is not None:
+        with open_vindex(Path(text(statement.path)).expanduser()) as opened:
+            return _vindex_stats(opened)
+    source = context.source()
+    return _vindex_stats(source) if isinstance(source, Vindex) else _model_stats(source)
+
+
+def _vindex_stats(vindex: Vindex) -> StatsResult:
+    index = vindex.index
+    described = [int(present(vindex.down_meta.records(i)).sum()) for i in vindex.layers]
+    return StatsResult(
+        path=str(vindex.path),
+        model=index.model,
+        family=index.family,
+        level=vindex.level.value,
+        dtype=index.dtype.value,
+        layers=index.num_layers,
+        hidden=index.hidden_size,
+        vocabulary=index.vocab_size,
+        features=index.num_features,
+        described=sum(described),
+        labelled=len(vindex.labels.probes),
+        clusters=len(vindex.labels.clusters),
+        bands=band_rows(vindex),
+        size_bytes=vindex.size_bytes(),
+    )
+
+
+def _model_stats(source: CheckpointSource) -> StatsResult:
+    spec = source.spec
+    return StatsResult(
+        path=source.name,
+        model=source.name,
+        family=spec.family,
+        level=None,
+        dtype=None,
+        layers=spec.num_layers,
+        hidden=spec.hidden_size,
+        vocabulary=spec.vocab_size,
+        features=sum(each.ffn.width for each in spec.layers),
+        described=None,
+        labelled=0,
+        clusters=0,
+        bands=(),
+        size_bytes=None,
+    )
+
+
+# --------------------------------------------------------------------------- SHOW MODELS
+
+
+def _models(statement: ast.ShowModels) -> ModelsResult:
+    here = sorted(path.parent for path in Path().glob("*/index.json"))
+    rows = (_model(path) for path in here)
+    return ModelsResult(models=tuple(_page(rows, statement.limit, statement.offset)))
+
+
+def _model(path: Path) -> ModelRow:
+    from vindex.store import open_vindex
+
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        with open_vindex(path) as vindex:
+            index = vindex.index
+            return ModelRow(
+                path=str(path),
+                model=index.model,
+                family=index.family,
+                layers=index.num_layers,
+                level=vindex.level.value,
+                dtype=index.dtype.value,
+                size_bytes=size,
+                status="ready",
+            )
+    except VindexError as error:
+        return ModelRow(str(path), None, None, None, None, None, size, error.message)
+
+
+# --------------------------------------------------------------------------- SHOW LAYERS
+
+
+def _layers(statement: ast.ShowLayers, context: Context) -> LayersResult:
+    vindex = context.vindex(statement.title)
+    chosen = layer_range(statement.layers, vindex.index.num_layers)
+    rows = (_layer(vindex, index) for index in chosen)
+    return LayersResult(layers=tuple(_page(rows, statement.limit, statement.offset)))
+
+
+def _layer(vindex: Vindex, index: int) -> LayerRow:
+    records = vindex.down_meta.records(index)
+    described = records[present(records)]
+    tokens, counts = np.unique(described["token"], return_counts=True)
+    most = int(counts.argmax()) if len(counts) else None
+    return LayerRow(
+        layer=index,
+        band=band_name(vindex, index),
+        attention=_attention(vindex, index),
+        features=vindex.num_features(index),
+        described=len(described),
+        token=None if most is None else vindex.token_texts.text(int(tokens[most])),
+        writers=None if most is None else int(counts[most]),
+    )
+
+
+def _attention(vindex: Vindex, index: int) -> str | None:
+    try:
+        kind = vindex.spec.layers[index].attention.kind
+    except Unsupported:
+        return None
+    return "sliding" if kind is AttentionKind.SLIDING else "full"
+
+
+# --------------------------------------------------------------------------- SHOW FEATURES
+
+
+def _features(statement: ast.ShowFeatures, context: Context) -> FeaturesResult:
+    vindex = context.vindex(statement.title)
+    index = layer(statement.layer, vindex.index.num_layers)
+    keep = None
+    if statement.where is not None:
+        keep = compile_condition(statement.where, FEATURE_COLUMNS, FEATURE_ALIASES)
+    names = [column.name for column in FEATURE_COLUMNS]
+    rows = (
+        row
+        for row in _described(vindex, index)
+        if keep is None or keep({name: getattr(row, name) for name in names})
+    )
+    return FeaturesResult(features=tuple(_page(rows, statement.limit, statement.offset)))
+
+
+def _described(vindex: Vindex, index: int) -> Iterator[FeatureInfoRow]:
+    records = vindex.down_meta.records(index)
+    texts = vindex.token_texts
+    known, used = present(records), used_slots(records)
+    for feature, record in enumerate(records):
+        label = vindex.labels.of(index, feature)
+        slots = record["top"][used[feature]]
+        yield FeatureInfoRow(
+            layer=index,
+            feature=feature,
+            token=texts.text(int(record["token"])) if known[feature] else None,
+            token_id=int(record["token"]) if known[feature] else None,
+            logit=float(record["score"]) if known[feature] else None,
+            relation=None if label is None else label.text,
+            also=tuple(texts.texts(int(slot["token"]) for slot in slots[1:])),
+        )
+
+
+def _page(
+    rows: Iterable[T], limit: ast.IntegerSlot | None, offset: ast.IntegerSlot | None
+) -> Sequence[T]:
+    """OFFSET rows skipped, LIMIT rows kept."""
+    start = integer_or(offset, 0)
+    stop = None if limit is None else start + integer(limit)
+    return list(islice(rows, start, stop))

@@ -1,0 +1,183 @@
+"""A session: the Python API, and what every front end runs statements through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lql import ast
+from lql.cancel import CancelToken
+from lql.context import Context, State, StoppableProgress
+from lql.execute import execute
+from lql.execute.failures import translated
+from lql.results import Meta, Result
+from lql.span import SourceText, Span
+from vindex.progress import NullProgress, Progress
+
+if TYPE_CHECKING:
+    from lql.inference.model import LoadedModel
+    from lql.params import ParameterValue
+    from vindex.checkpoint import CheckpointSource
+    from vindex.store import Vindex
+
+
+class Session:
+    """Runs statements one after another; keeps what USE opened and the weights that were loaded.
+
+    Example:
+        >>> with lql.connect("smollm2.vindex") as session:
+        ...     for result in session.run('INFER "The capital of France is" TOP 5;'):
+        ...         print(result.to_rows())
+
+    Not safe for use from several threads at once.
+
+    Args:
+        progress: told about long work such as EXTRACT.
+    """
+
+    def __init__(self, *, progress: Progress | None = None) -> None:
+        self._state = State()
+        self._progress = progress or NullProgress()
+
+    @property
+    def source(self) -> Vindex | CheckpointSource | None:
+        """The current vindex, or the model of USE MODEL; ``None`` before the first USE."""
+        return self._state.source
+
+    def run(
+        self,
+        text: str,
+        *,
+        name: str = "<text>",
+        parameters: Mapping[str, ParameterValue] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[Result]:
+        """Parse a whole text, then run its statements in order.
+
+        Args:
+            text: any number of statements.
+            name: what error messages call the text.
+            parameters: values of ``:name`` in the text.
+            cancel: stops the running statement from another thread.
+
+        Returns:
+            One result per statement.
+
+        Raises:
+            LqlError: the text does not parse (nothing ran), or a statement failed (those before
+                it ran, and what they did stays).
+        """
+        script = self.prepare(text, name=name, parameters=parameters)
+        return [
+            self.execute(statement, script.source, cancel=cancel)
+            for pipeline in script.items
+            for statement in pipeline.statements
+        ]
+
+    def prepare(
+        self,
+        text: str,
+        *,
+        name: str = "<text>",
+        parameters: Mapping[str, ParameterValue] | None = None,
+    ) -> ast.Script:
+        """Parse a text and bind its parameters, running nothing.
+
+        Raises:
+            LqlSyntaxError, LqlNameError, LqlTypeError: with their place in the text.
+        """
+        from lql.params import bind
+        from lql.parser import parse
+
+        return bind(parse(text, name), parameters or {})
+
+    def execute(
+        self,
+        statement: ast.Statement,
+        source: SourceText | None = None,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Result:
+        """Run one statement of a prepared script.
+
+        Args:
+            statement: without unbound parameters.
+            source: the text it stands in, for messages.
+            cancel: stops it at the next check point.
+
+        Raises:
+            LqlError: it failed; the session is as it was before.
+        """
+        token = cancel or CancelToken()
+        context = Context(self._state, token, StoppableProgress(self._progress, token))
+        started = time.perf_counter()
+        with translating(source, statement.span):
+            result = execute(statement, context)
+        meta: Meta = replace(
+            result.meta,
+            elapsed_s=time.perf_counter() - started,
+            load_s=context.load_s,
+            notes=(*result.meta.notes, *context.notes),
+        )
+        return replace(result, meta=meta)
+
+    def model(self, *, cancel: CancelToken | None = None) -> LoadedModel:
+        """The weights of what is in use, loaded once and kept until the next USE.
+
+        Raises:
+            LqlError: nothing is in use, or it cannot be run.
+        """
+        context = Context(self._state, cancel or CancelToken())
+        with translating():
+            return context.model("generating text")
+
+    def close(self) -> None:
+        """Let go of files and weights."""
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def translating(source: SourceText | None = None, span: Span | None = None) -> Iterator[None]:
+    """Raise whatever fails inside as an ``LqlError``, with its place in the text if there is one.
+
+    What is not known to fail, a bug, passes through unchanged.
+    """
+    try:
+        yield
+    except Exception as failure:
+        error = translated(failure)
+        if error is None:
+            raise
+        if source is not None and span is not None:
+            error.locate(source, span)
+        if error is failure:
+            raise
+        raise error from failure
+
+
+def connect(path: str | Path | None = None, *, progress: Progress | None = None) -> Session:
+    """Open a session, with a vindex in use if one is named.
+
+    Raises:
+        LqlError: the vindex cannot be opened.
+    """
+    session = Session(progress=progress)
+    if path is not None:
+        session.execute(ast.UseVindex(ast.Text(str(path))))
+    return session
