@@ -131,7 +131,8 @@ class SlotType(Enum):
     TEXT = "a string in quotes"
     INTEGER = "a whole number"
     NUMBER = "a number"
-    VALUE = "a value"
+    VALUE = "a string or a number"
+    LIST = "a list in parentheses"
 
 
 class Slot(Enum):
@@ -153,11 +154,13 @@ class Slot(Enum):
     STEPS = "number of steps"
     NUMBER = "number"
     VALUE = "value"
+    VALUES = "list of values"
+    PATTERN = "pattern"
     FIELD = "column"
 
     @property
     def type(self) -> SlotType:
-        """The kind of literal that stands here. A ``FIELD`` is a name, never a literal."""
+        """The kind of literal that stands here; a ``FIELD`` is a bare name instead."""
         return _SLOT_TYPES.get(self, SlotType.TEXT)
 
     @property
@@ -174,6 +177,7 @@ _SLOT_TYPES = {
     Slot.STEPS: SlotType.INTEGER,
     Slot.NUMBER: SlotType.NUMBER,
     Slot.VALUE: SlotType.VALUE,
+    Slot.VALUES: SlotType.LIST,
 }
 
 _SLOT_MINIMA = {Slot.LAYER: 0, Slot.COUNT: 0, Slot.OFFSET: 0, Slot.TOP: 1, Slot.STEPS: 1}

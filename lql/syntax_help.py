@@ -1,0 +1,255 @@
+"""What each statement looks like and does: for error messages and for HELP.
+
+``tests/unit/test_grammar.py`` holds every entry against the grammar: there is one for every
+statement, and every example parses to a statement of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StatementHelp:
+    """One statement for people.
+
+    Attributes:
+        title: its leading keywords, as in the AST class's ``title``.
+        syntax: one line; ``[ ]`` optional, ``|`` or, clauses in any order except in SELECT.
+        meaning: one line.
+        example: one statement that parses.
+    """
+
+    title: str
+    syntax: str
+    meaning: str
+    example: str
+
+
+_EXPLAINED = (
+    "[TOP n] [LAYERS a-b] [SYNTAX|KNOWLEDGE|OUTPUT|ALL LAYERS] [RELATIONS ONLY] "
+    "[WITH ATTENTION] [VERBOSE]"
+)
+
+STATEMENT_HELP: tuple[StatementHelp, ...] = (
+    StatementHelp(
+        "EXTRACT",
+        'EXTRACT MODEL "model" INTO "out.vindex" [WITH BROWSE|ATTENTION|INFERENCE|ALL] '
+        "[DTYPE F16|BF16|F32] [QUANT Q4K|NONE] [LAYERS a-b] [COMPONENTS …] [OVERWRITE|RESUME]",
+        "write a model's weights into a vindex",
+        'EXTRACT MODEL "HuggingFaceTB/SmolLM2-135M-Instruct" INTO "smollm2.vindex" WITH INFERENCE',
+    ),
+    StatementHelp(
+        "USE",
+        'USE "file.vindex" | USE MODEL "model" | USE REMOTE "url"',
+        "open a vindex; the statements after it ask this one",
+        'USE "smollm2.vindex"',
+    ),
+    StatementHelp(
+        "USE MODEL",
+        'USE MODEL "model" [AUTO_EXTRACT]',
+        "run a checkpoint without extracting it",
+        'USE MODEL "HuggingFaceTB/SmolLM2-135M-Instruct"',
+    ),
+    StatementHelp(
+        "USE REMOTE",
+        'USE REMOTE "url"',
+        "send statements to a server",
+        'USE REMOTE "http://localhost:8080"',
+    ),
+    StatementHelp(
+        "COMPILE INTO VINDEX",
+        'COMPILE CURRENT|"source.vindex" INTO VINDEX "out.vindex" '
+        "[ON CONFLICT LAST_WINS|HIGHEST_CONFIDENCE|FAIL]",
+        "write a vindex with all edits in its weights",
+        'COMPILE CURRENT INTO VINDEX "edited.vindex" ON CONFLICT FAIL',
+    ),
+    StatementHelp(
+        "COMPILE INTO MODEL",
+        'COMPILE CURRENT|"source.vindex" INTO MODEL "out" [FORMAT SAFETENSORS|GGUF]',
+        "write a checkpoint with all edits in its weights",
+        'COMPILE CURRENT INTO MODEL "edited/" FORMAT SAFETENSORS',
+    ),
+    StatementHelp(
+        "DIFF",
+        'DIFF "a.vindex"|CURRENT "b.vindex"|CURRENT [LAYER n] [RELATION "r"] [LIMIT n] '
+        '[INTO PATCH "file.vlp"]',
+        "compare two vindexes feature by feature",
+        'DIFF "base.vindex" CURRENT LIMIT 20',
+    ),
+    StatementHelp(
+        "MERGE",
+        'MERGE "source.vindex" [INTO "target.vindex"] '
+        "[ON CONFLICT KEEP_SOURCE|KEEP_TARGET|HIGHEST_CONFIDENCE]",
+        "bring the edges of one vindex into another",
+        'MERGE "medical.vindex" ON CONFLICT KEEP_TARGET',
+    ),
+    StatementHelp("STATS", 'STATS ["file.vindex"]', "count what a vindex holds", "STATS"),
+    StatementHelp(
+        "SHOW MODELS",
+        "SHOW MODELS [LIMIT n] [OFFSET n]",
+        "list the vindexes in this directory",
+        "SHOW MODELS",
+    ),
+    StatementHelp(
+        "SHOW LAYERS",
+        "SHOW LAYERS [a-b] [LIMIT n] [OFFSET n]",
+        "list layers with their features",
+        "SHOW LAYERS 0-10",
+    ),
+    StatementHelp(
+        "SHOW FEATURES",
+        "SHOW FEATURES layer [WHERE condition] [LIMIT n] [OFFSET n]",
+        "list the features of a layer with the tokens they write",
+        'SHOW FEATURES 26 WHERE token = "Paris" LIMIT 5',
+    ),
+    StatementHelp(
+        "SHOW ENTITIES",
+        "SHOW ENTITIES [layer] [LIMIT n] [OFFSET n]",
+        "list what features respond to",
+        "SHOW ENTITIES 26 LIMIT 20",
+    ),
+    StatementHelp(
+        "SHOW RELATIONS",
+        "SHOW RELATIONS [AT LAYER n] [WITH EXAMPLES] [BRIEF|VERBOSE|RAW] [LIMIT n] [OFFSET n]",
+        "list the relations a vindex knows",
+        "SHOW RELATIONS AT LAYER 26 WITH EXAMPLES",
+    ),
+    StatementHelp(
+        "SHOW PATCHES", "SHOW PATCHES [LIMIT n] [OFFSET n]", "list applied patches", "SHOW PATCHES"
+    ),
+    StatementHelp(
+        "SHOW COMPACT STATUS",
+        "SHOW COMPACT STATUS",
+        "say how many edits wait for COMPACT",
+        "SHOW COMPACT STATUS",
+    ),
+    StatementHelp(
+        "DESCRIBE",
+        'DESCRIBE "entity" [AT LAYER n] [SYNTAX|KNOWLEDGE|OUTPUT|ALL LAYERS] [RELATIONS ONLY] '
+        "[BRIEF|VERBOSE|RAW] [LIMIT n]",
+        "list what the model's features connect an entity with",
+        'DESCRIBE "France" KNOWLEDGE VERBOSE',
+    ),
+    StatementHelp(
+        "WALK",
+        'WALK "prompt" [TOP n] [LAYERS a-b|ALL] [MODE HYBRID|PURE|DENSE] [COMPARE]',
+        "list the features that a prompt's last token activates",
+        'WALK "The capital of France is" TOP 10 LAYERS 20-29',
+    ),
+    StatementHelp(
+        "INFER",
+        'INFER "prompt" [TOP n] [COMPARE] [CHAT|RAW] [ROUTE VERIFY [FALLBACK] [TOPK n] [EXIT]]',
+        "predict the next token",
+        'INFER "The capital of France is" TOP 5',
+    ),
+    StatementHelp(
+        "EXPLAIN WALK",
+        f'EXPLAIN WALK "prompt" {_EXPLAINED}',
+        "show layer by layer which features a prompt activates",
+        'EXPLAIN WALK "The capital of France is" LAYERS 20-29',
+    ),
+    StatementHelp(
+        "EXPLAIN INFER",
+        f'EXPLAIN INFER "prompt" {_EXPLAINED} [CHAT|RAW]',
+        "show layer by layer how a prediction comes about",
+        'EXPLAIN INFER "The capital of France is" TOP 5',
+    ),
+    StatementHelp(
+        "EXPLAIN",
+        "EXPLAIN [ANALYZE] statement",
+        "show what a statement would do and cost; ANALYZE runs and measures it",
+        'EXPLAIN DESCRIBE "France"',
+    ),
+    StatementHelp(
+        "TRACE",
+        'TRACE "prompt" [FOR "answer"] [DECOMPOSE] [LAYERS a-b] [POSITIONS LAST|ALL] '
+        '[SAVE "file"] [CHAT|RAW] [LIMIT n]',
+        "follow a prediction through the layers",
+        'TRACE "The capital of France is" FOR "Paris"',
+    ),
+    StatementHelp(
+        "SELECT",
+        "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES "
+        '[NEAREST TO "entity" AT LAYER n] [WHERE condition] [GROUP BY column, …] '
+        "[HAVING condition] [ORDER BY column [ASC|DESC], …] [LIMIT n] [OFFSET n]",
+        "query edges, features or entities as a table",
+        'SELECT entity, target FROM EDGES WHERE relation = "capital" ORDER BY score DESC LIMIT 10',
+    ),
+    StatementHelp(
+        "INSERT",
+        'INSERT INTO EDGES (entity, relation, target) VALUES ("e", "r", "t"), … '
+        "[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE]",
+        "teach facts",
+        "INSERT INTO EDGES (entity, relation, target) "
+        'VALUES ("Atlantis", "capital", "Poseidon") MODE COMPOSE',
+    ),
+    StatementHelp(
+        "DELETE",
+        "DELETE FROM EDGES WHERE condition",
+        "remove edges",
+        'DELETE FROM EDGES WHERE entity = "Atlantis"',
+    ),
+    StatementHelp(
+        "UPDATE",
+        "UPDATE EDGES SET column = value, … WHERE condition",
+        "change edges",
+        'UPDATE EDGES SET target = "London" WHERE entity = "John Coyle"',
+    ),
+    StatementHelp(
+        "REBALANCE",
+        "REBALANCE [UNTIL CONVERGED] [MAX n] [FLOOR x] [CEILING x]",
+        "even out the strength of composed facts",
+        "REBALANCE UNTIL CONVERGED MAX 16",
+    ),
+    StatementHelp(
+        "COMPACT MINOR", "COMPACT MINOR", "compose stored facts into layers", "COMPACT MINOR"
+    ),
+    StatementHelp(
+        "COMPACT MAJOR",
+        "COMPACT MAJOR [FULL] [WITH LAMBDA = x]",
+        "fold composed facts into the weights",
+        "COMPACT MAJOR WITH LAMBDA = 0.001",
+    ),
+    StatementHelp(
+        "BEGIN PATCH", 'BEGIN PATCH "file.vlp"', "record edits", 'BEGIN PATCH "fixes.vlp"'
+    ),
+    StatementHelp(
+        "SAVE PATCH", 'SAVE PATCH ["file.vlp"]', "write recorded edits", 'SAVE PATCH "fixes.vlp"'
+    ),
+    StatementHelp(
+        "APPLY PATCH", 'APPLY PATCH "file.vlp"', "apply recorded edits", 'APPLY PATCH "fixes.vlp"'
+    ),
+    StatementHelp(
+        "REMOVE PATCH", 'REMOVE PATCH "file.vlp"', "take a patch off", 'REMOVE PATCH "fixes.vlp"'
+    ),
+)
+
+FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
+"""The words statements begin with."""
+
+RESERVED = ("ABLATE", "ASSERT", "COPY", "DISCARD", "INCLUDE", "PLOT", "SET", "STEER", "UNDO")
+"""Words that later versions will begin statements with."""
+
+RESERVED_FORMS = (("SHOW", "EDITS"), ("USE", "TRACE"))
+"""Pairs of words that later versions will begin statements with."""
+
+
+def help_for(words: Sequence[str]) -> tuple[StatementHelp, ...]:
+    """Return the entries of the statement that begins with ``words``.
+
+    Args:
+        words: the upper-case keywords of a statement so far.
+
+    Returns:
+        One entry where the words decide, several where they do not yet.
+    """
+    scores: dict[StatementHelp, int] = {}
+    for entry in STATEMENT_HELP:
+        title = entry.title.split()
+        if words and title[0] == words[0]:
+            missing = sum(word not in words for word in title)
+            scores[entry] = 2 * len(title) - 3 * missing
+    best = max(scores.values(), default=0)
+    return tuple(entry for entry, score in scores.items() if score == best)

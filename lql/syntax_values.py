@@ -1,0 +1,261 @@
+"""From grammar rules to the nodes below a statement: literals, columns and conditions.
+
+See ``lql.syntax_build`` for how the parser calls these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from lql import ast
+from lql.codes import Code
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlLiteralError
+from lql.span import Span
+from lql.syntax_text import unquote
+
+Children: TypeAlias = Sequence[Any]
+Builder: TypeAlias = Callable[[Children, Span], Any]
+
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+_INTEGER_DIGITS = len(str(INTEGER_MAX))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something built that is no node: an enum member, or a tuple of nodes."""
+
+    value: Any
+    span: Span
+
+
+def kinds(children: Children) -> list[str]:
+    """Return the names of the terminals among ``children``."""
+    return [terminal(child) for child in children if isinstance(child, str)]
+
+
+def terminal(token: Any) -> str:
+    """Return the name of a token's terminal."""
+    return token.type  # type: ignore[no-any-return]
+
+
+def parts(children: Children) -> list[Any]:
+    """Return what other rules built, without the terminals."""
+    return [child for child in children if not isinstance(child, str)]
+
+
+def plain(child: Any) -> Any:
+    """Return a ``Part``'s value, and anything else as it is."""
+    return child.value if isinstance(child, Part) else child
+
+
+# --------------------------------------------------------------------------- literals
+
+
+def check_integer(value: int, slot: ast.Slot, span: Span) -> None:
+    """Refuse a whole number that makes no sense at its place.
+
+    Raises:
+        LqlLiteralError: LQL0302.
+    """
+    minimum = slot.minimum
+    if minimum is not None and value < minimum:
+        raise LqlLiteralError(
+            Diagnostic(
+                Code.OUT_OF_RANGE,
+                f"the {slot.value} must be at least {minimum}, not {value}",
+                span=span,
+                label=f"at least {minimum}",
+            )
+        )
+    if not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise _too_big("a whole number has at most 63 bits", span)
+
+
+def _too_big(message: str, span: Span) -> LqlLiteralError:
+    return LqlLiteralError(Diagnostic(Code.OUT_OF_RANGE, message, span=span, label="out of range"))
+
+
+def _integer(digits: str, span: Span, *, negative: bool = False) -> int:
+    if len(digits.lstrip("0")) > _INTEGER_DIGITS:  # int() itself refuses thousands of digits
+        raise _too_big("a whole number has at most 63 bits", span)
+    return -int(digits) if negative else int(digits)
+
+
+def _float(digits: str, span: Span, *, negative: bool = False) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _too_big("the number is too large for 64 bits", span)
+    return -value if negative else value
+
+
+def _parameter(token: str, slot: ast.Slot, span: Span) -> ast.Parameter:
+    return ast.Parameter(token[1:], slot, span=span)
+
+
+def slot_rule(slot: ast.Slot) -> Builder:
+    """Build the literal or parameter that stands at a typed place."""
+
+    def build(children: Children, span: Span) -> ast.Text | ast.Integer | ast.Parameter:
+        token = children[0]
+        if token.type == "PARAMETER":
+            return _parameter(token, slot, span)
+        if token.type == "STRING":
+            return ast.Text(unquote(token), span=span)
+        value = _integer(token, span)
+        check_integer(value, slot, span)
+        return ast.Integer(value, span=span)
+
+    return build
+
+
+def _number(children: Children, span: Span) -> ast.Number | ast.Parameter:
+    token = children[-1]
+    if token.type == "PARAMETER":
+        return _parameter(token, ast.Slot.NUMBER, span)
+    return ast.Number(_float(token, span, negative=len(children) > 1), span=span)
+
+
+def _number_value(children: Children, span: Span) -> ast.Integer | ast.Number:
+    token = children[-1]
+    negative = len(children) > 1
+    if token.type == "FLOAT":
+        return ast.Number(_float(token, span, negative=negative), span=span)
+    value = _integer(token, span, negative=negative)
+    check_integer(value, ast.Slot.VALUE, span)
+    return ast.Integer(value, span=span)
+
+
+def _list(children: Children, span: Span) -> ast.ListLiteral:
+    return ast.ListLiteral(tuple(parts(children)), span=span)
+
+
+def _layer_range(children: Children, span: Span) -> ast.LayerRange:
+    bounds = parts(children)
+    first, last = bounds[0], bounds[-1]
+    if isinstance(first, ast.Integer) and isinstance(last, ast.Integer):
+        check_range(first.value, last.value, span)
+    return ast.LayerRange(first, last, span=span)
+
+
+def check_range(first: int, last: int, span: Span) -> None:
+    """Refuse a layer range that ends before it begins.
+
+    Raises:
+        LqlLiteralError: LQL0303.
+    """
+    if first > last:
+        raise LqlLiteralError(
+            Diagnostic(
+                Code.INVERTED_RANGE,
+                f"the range {first}-{last} ends before it begins",
+                span=span,
+                suggestions=(f"{last}-{first}",),
+            )
+        )
+
+
+# --------------------------------------------------------------------------- names
+
+
+def _column(children: Children, span: Span) -> ast.Column:
+    return ast.Column(children[0].lower(), span=span)
+
+
+def _star(children: Children, span: Span) -> ast.Star:
+    return ast.Star(span=span)
+
+
+def _aggregate(children: Children, span: Span) -> ast.Aggregate:
+    words = kinds(children)
+    (argument,) = parts(children)
+    return ast.Aggregate(ast.Function[words[0]], argument, "DISTINCT" in words, span=span)
+
+
+# --------------------------------------------------------------------------- conditions
+
+_COMPARATORS: Mapping[str, ast.Comparator] = {word.name: word for word in ast.Comparator}
+
+
+def _comparison(children: Children, span: Span) -> ast.Comparison:
+    operand, value = parts(children)
+    return ast.Comparison(operand, _COMPARATORS[kinds(children)[0]], value, span=span)
+
+
+def _operator(cls: type[ast.Like | ast.In | ast.Between | ast.IsNull]) -> Builder:
+    """Build ``operand [NOT] operator …``: the parts fill the class in order."""
+
+    def build(children: Children, span: Span) -> ast.Node:
+        build: Callable[..., ast.Node] = cls
+        return build(*parts(children), negated="NOT" in kinds(children), span=span)
+
+    return build
+
+
+def _chain(cls: type[ast.And | ast.Or]) -> Builder:
+    """Build a flat chain: an operand that is itself a chain of the same kind is spliced in."""
+
+    def build(children: Children, span: Span) -> ast.Node:
+        flat: list[ast.Condition] = []
+        for part in parts(children):
+            flat.extend(part.conditions if isinstance(part, cls) else [part])
+        return cls(tuple(flat), span=span)
+
+    return build
+
+
+def _negation(children: Children, span: Span) -> ast.Not:
+    return ast.Not(children[-1], span=span)
+
+
+def _group(children: Children, span: Span) -> ast.Condition:
+    (condition,) = parts(children)
+    return replace(condition, span=span)  # type: ignore[no-any-return]
+
+
+SLOT_RULES: Mapping[str, ast.Slot] = {
+    "model": ast.Slot.MODEL,
+    "vindex_path": ast.Slot.VINDEX_PATH,
+    "output_path": ast.Slot.OUTPUT_PATH,
+    "patch_path": ast.Slot.PATCH_PATH,
+    "url": ast.Slot.URL,
+    "prompt": ast.Slot.PROMPT,
+    "entity": ast.Slot.ENTITY,
+    "relation": ast.Slot.RELATION,
+    "target": ast.Slot.TARGET,
+    "layer": ast.Slot.LAYER,
+    "count": ast.Slot.COUNT,
+    "top": ast.Slot.TOP,
+    "offset": ast.Slot.OFFSET,
+    "steps": ast.Slot.STEPS,
+    "pattern": ast.Slot.PATTERN,
+    "text_value": ast.Slot.VALUE,
+    "any_parameter": ast.Slot.VALUE,
+    "list_parameter": ast.Slot.VALUES,
+}
+"""What the literals of each one-token rule stand for."""
+
+VALUE_RULES: Mapping[str, Builder] = {
+    **{rule: slot_rule(slot) for rule, slot in SLOT_RULES.items()},
+    "number": _number,
+    "number_value": _number_value,
+    "list": _list,
+    "layer_range": _layer_range,
+    "column": _column,
+    "edge_column": _column,
+    "star": _star,
+    "aggregate": _aggregate,
+    "comparison": _comparison,
+    "like": _operator(ast.Like),
+    "membership": _operator(ast.In),
+    "between": _operator(ast.Between),
+    "is_null": _operator(ast.IsNull),
+    "any_of": _chain(ast.Or),
+    "all_of": _chain(ast.And),
+    "negation": _negation,
+    "group": _group,
+}
+"""What each rule about values and conditions builds."""
