@@ -231,6 +231,21 @@ class Vindex:
         tokens.check_vocabulary(tokenizer, self.index.vocab_size, path)
         return tokenizer
 
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+            text: any string.
+            special: put the beginning-of-text token where the model's tokenizer does. A token
+                that the tokenizer appends is left out: the text has not ended there.
+        """
+        encoding = self.tokenizer().encode(text, add_special_tokens=special)
+        ids: list[int] = encoding.ids
+        if special:
+            while ids and encoding.special_tokens_mask[len(ids) - 1] and len(ids) > 1:
+                ids = ids[:-1]
+        return ids
+
     def require(self, level: ExtractLevel, what: str) -> None:
         """Check that the vindex holds what a statement needs.
 
