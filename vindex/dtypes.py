@@ -51,3 +51,22 @@ def convert(values: Array, source: StorageDtype, target: StorageDtype) -> Array:
     if source is target:
         return values
     return from_float32(to_float32(values, source), target)
+
+
+_EXPONENT = {StorageDtype.F32: 0x7F800000, StorageDtype.F16: 0x7C00, StorageDtype.BF16: 0x7F80}
+_COUNT_BLOCK = 1 << 21
+
+
+def count_not_finite(values: Array, dtype: StorageDtype) -> int:
+    """How many elements are NaN or infinite, told from the exponent bits.
+
+    Args:
+        values: C-contiguous, any shape, in ``dtype.carrier``. May be a read-only map.
+        dtype: what the carrier's bytes mean.
+    """
+    bits: npt.NDArray[np.unsignedinteger] = values.reshape(-1).view(f"<u{dtype.itemsize}")
+    exponent = bits.dtype.type(_EXPONENT[dtype])
+    return sum(
+        int(np.count_nonzero((bits[start : start + _COUNT_BLOCK] & exponent) == exponent))
+        for start in range(0, bits.size, _COUNT_BLOCK)
+    )

@@ -210,10 +210,23 @@ class Vindex:
                 assert layer is not None, "gate matrices belong to a layer"
                 return self.gate(layer)
             case _:
-                entry = self._entries[self._keys[role, layer]]
+                return self.stored(self._keys[role, layer])
+
+    @property
+    def stored_keys(self) -> tuple[str, ...]:
+        """Keys of all float tensors of the manifest, whatever the model needs of them."""
+        return tuple(self._entries)
+
+    def stored(self, key: str) -> StoredTensor:
+        """A tensor of the manifest by its key, a view of its file.
+
+        Raises:
+            KeyError: it is not stored.
+        """
+        entry = self._entries[key]
         dtype = entry.dtype(self.index.dtype)
         array = self._maps[entry.file].array(entry.offset, entry.shape, dtype)
-        return StoredTensor(entry.key, dtype, array)
+        return StoredTensor(key, dtype, array)
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded once.

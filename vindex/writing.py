@@ -23,7 +23,7 @@ import numpy.typing as npt
 from vindex import files
 from vindex.checkpoint import Checkpoint
 from vindex.commit import sync_file
-from vindex.dtypes import Array
+from vindex.dtypes import Array, count_not_finite
 from vindex.errors import VindexInvalid
 from vindex.kinds import StorageDtype
 from vindex.manifest import KIND_TENSOR, KIND_VECTOR, ManifestEntry
@@ -31,7 +31,6 @@ from vindex.seal import Seal, SealedFile
 
 _SCRATCH = ".scratch"
 _COPY_BYTES = 16 << 20
-_EXPONENT = {StorageDtype.F32: 0x7F800000, StorageDtype.F16: 0x7C00, StorageDtype.BF16: 0x7F80}
 LARGEST_F16 = 65504.0
 
 
@@ -223,9 +222,7 @@ def check_finite(values: Array, dtype: StorageDtype, name: str, exact: Callable[
         name: the tensor, for the message.
         exact: gives the same values in float32.
     """
-    bits: npt.NDArray[np.unsignedinteger] = values.view(f"<u{dtype.itemsize}")
-    exponent = bits.dtype.type(_EXPONENT[dtype])
-    if not ((bits & exponent) == exponent).any():
+    if count_not_finite(values, dtype) == 0:
         return
     source = np.abs(exact().astype(np.float32, copy=False))
     if not np.isfinite(source).all():
