@@ -49,6 +49,11 @@ class Session:
         """The current vindex, or the model of USE MODEL; ``None`` before the first USE."""
         return self._state.source
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights of what is in use are in memory."""
+        return self._state.model is not None
+
     def run(
         self,
         text: str,
