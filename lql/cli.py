@@ -38,6 +38,7 @@ from lql.render import RenderOptions
 from lql.report import Reporter
 
 if TYPE_CHECKING:
+    from lql.params import ParameterValue
     from lql.render.progress import ProgressBar
 
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for a program killed by it
@@ -123,7 +124,7 @@ def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> 
     parameters = typed_parameters(command.parameters)
     use = vindex or command.use
     if not sources and not command.check and sys.stdin.isatty():
-        return _interactive(use, terminal, reporter)
+        return _interactive(command, use, parameters, terminal, reporter)
     inputs = _texts(sources or [TextSource(SourceKind.FILE, "-")])
     options = BatchOptions(
         parameters=parameters,
@@ -138,10 +139,30 @@ def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> 
     return batch.run(inputs, options, reporter, terminal.progress())
 
 
-def _interactive(use: str | None, terminal: Terminal, reporter: Reporter) -> int:
-    from lql.repl import start
+def _interactive(
+    command: arguments.Query,
+    use: str | None,
+    parameters: Mapping[str, ParameterValue],
+    terminal: Terminal,
+    reporter: Reporter,
+) -> int:
+    from lql.repl.app import ReplOptions, run_repl
 
-    return start(use, terminal.render, reporter)
+    if command.common.output is not None:
+        raise _usage("-o writes the results of a script", "name one, or use -e or -f")
+    options = ReplOptions(
+        use=use,
+        format=command.common.format,
+        render=terminal.render,
+        parameters=parameters,
+        timeout_s=command.timeout_s,
+    )
+    return run_repl(
+        options,
+        reporter,
+        terminal.progress(),
+        on_bug=lambda error: _report_bug(error, sys.argv[1:], reporter),
+    )
 
 
 def _sorted_paths(paths: Sequence[str]) -> tuple[str | None, list[str]]:
