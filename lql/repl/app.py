@@ -1,0 +1,289 @@
+"""The interactive shell: reads a text, runs it, shows its results, until the user leaves."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, assert_never
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.filters import to_filter
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.defaults import create_output
+from prompt_toolkit.styles import Style
+
+from lql import ast
+from lql.codes import Code
+from lql.errors import LqlError
+from lql.parser import tokens
+from lql.render import Format, RenderOptions
+from lql.repl import toolbar
+from lql.repl.buffer import CommandLine, Statements, split
+from lql.repl.commands import Outcome, dispatch
+from lql.repl.completer import LqlCompleter
+from lql.repl.highlighter import LqlLexer
+from lql.repl.history import PrivateHistory, history_path
+from lql.repl.keys import KEYS, LEAVING_HINT, bindings
+from lql.repl.runner import Runner
+from lql.repl.shell import Shell
+from lql.report import ErrorStyle, Reporter
+from lql.results import Result
+from lql.session import Session
+from lql.span import SourceText
+from lql.syntax_tokens import TokenKind
+
+if TYPE_CHECKING:
+    from lql.cancel import CancelToken
+    from lql.params import ParameterValue
+    from lql.render.progress import ProgressBar
+
+_INPUT_NAME = "<input>"
+_MENU_ROWS = 6
+_LEAVING_S = 2.0
+
+_COLORS = {
+    "lql.keyword": "bold",
+    "lql.string": "ansigreen",
+    "lql.number": "ansimagenta",
+    "lql.parameter": "ansiyellow",
+    "lql.comment": "ansibrightblack italic",
+    "lql.error": "ansired underline",
+    "lql.command": "ansicyan",
+}
+_PLAIN = {"lql.keyword": "bold", "lql.error": "underline", "auto-suggestion": "dim italic"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplOptions:
+    """What the command line decided.
+
+    Attributes:
+        use: a vindex to open first.
+        parameters: values of ``:name`` in what is typed.
+        timeout_s: time allowed for each statement.
+    """
+
+    use: str | None = None
+    format: Format = Format.TABLE
+    render: RenderOptions = field(default_factory=RenderOptions)
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+def run_repl(
+    options: ReplOptions,
+    reporter: Reporter,
+    progress: ProgressBar | None = None,
+    *,
+    on_bug: Callable[[Exception], object],
+) -> int:
+    """Read and run what is typed, until the user leaves.
+
+    Args:
+        progress: shows long work.
+        on_bug: reports an exception that only a bug can raise; the shell goes on.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        LqlError: the vindex to open first cannot be opened.
+    """
+    shown = _DetachableProgress(progress)
+    with Session(progress=shown) as session:
+        if options.use is not None:
+            reporter.finished(session.execute(ast.UseVindex(ast.Text(options.use))))
+        repl = Repl(session, options, reporter, shown, on_bug)
+        repl.loop()
+        repl.leave()
+    return 0
+
+
+class Repl:
+    """One interactive session. See ``run_repl`` for what it is given."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: ReplOptions,
+        reporter: Reporter,
+        progress: _DetachableProgress,
+        on_bug: Callable[[Exception], object],
+    ) -> None:
+        self._session = session
+        self._parameters = options.parameters
+        self._reporter = reporter
+        self._progress = progress
+        self._on_bug = on_bug
+        self._shell = Shell(reporter, options.format, options.render, KEYS)
+        self._runner = Runner(self._execute, timeout_s=options.timeout_s)
+        self._history = PrivateHistory(history_path(os.environ))
+        self._prompt = self._make_prompt(color=options.render.color)
+
+    def loop(self) -> None:
+        """Read and run texts until the user leaves."""
+        if not self._reporter.quiet:
+            self._shell.say(f"lql {version('lql')}: help lists what can be typed, {LEAVING_HINT}")
+        while True:
+            try:
+                text = self._prompt.prompt(
+                    lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))]
+                )
+                if self.handle(text) is Outcome.LEAVE:
+                    return
+            except EOFError:
+                return
+            except KeyboardInterrupt:  # between two statements, or while a result was printed
+                self._shell.say("cancelled")
+
+    def handle(self, text: str) -> Outcome:
+        """Run everything in a text, in order, up to the first thing that fails."""
+        self._tell_history_problem()
+        for part in split(text):
+            try:
+                match part:
+                    case CommandLine(call=call):
+                        if dispatch(call, self._shell) is Outcome.LEAVE:
+                            return Outcome.LEAVE
+                    case Statements(text=statements):
+                        self._run(statements)
+                    case _:
+                        assert_never(part)
+            except LqlError as error:
+                self._report(error)
+                break
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # the shell outlives its bugs: the session may hold edits
+                self._on_bug(error)
+                break
+        return Outcome.STAY
+
+    def leave(self) -> None:
+        """End the worker; end the process here if a statement cannot be stopped."""
+        self._runner.close()
+        if self._runner.wait(_LEAVING_S):
+            return
+        self._shell.say(f"{self._runner.busy_with} did not stop; left behind")
+        os._exit(0)  # closing the session would unmap files under the statement
+
+    def _run(self, text: str) -> None:
+        used = {token.text[1:] for token in tokens(text) if token.kind is TokenKind.PARAMETER}
+        script = self._session.prepare(
+            text,
+            name=_INPUT_NAME,
+            parameters={name: v for name, v in self._parameters.items() if name in used},
+        )
+        renderer = self._shell.renderer()
+        try:
+            for result in self._runner.run(script):
+                self._progress.clear()
+                renderer.write(result)
+                self._reporter.finished(result)
+        finally:
+            self._progress.detach()
+
+    def _execute(self, statement: ast.Statement, source: SourceText, cancel: CancelToken) -> Result:
+        self._progress.attach()
+        return self._session.execute(statement, source, cancel=cancel)
+
+    def _report(self, error: LqlError) -> None:
+        diagnostic = error.diagnostic
+        if error.code is Code.CANCELLED and self._reporter.style is ErrorStyle.TEXT:
+            self._shell.say("\n".join((diagnostic.message, *diagnostic.notes)))
+        else:
+            self._reporter.error(diagnostic)
+
+    def _tell_history_problem(self) -> None:
+        problem = self._history.problem
+        if problem is not None:
+            self._reporter.note(f"history is not saved: {problem.strerror or problem}")
+
+    # ----------------------------------------------------------------- the prompt
+
+    def _make_prompt(self, *, color: bool) -> PromptSession[str]:
+        on_stdout = self._reporter.out.isatty()
+        prompt: PromptSession[str] = PromptSession(
+            output=None if on_stdout else create_output(always_prefer_tty=True),
+            multiline=True,
+            prompt_continuation=_continuation,
+            bottom_toolbar=self._toolbar,
+            lexer=LqlLexer(),
+            completer=LqlCompleter(lambda: self._shell.topics),
+            complete_while_typing=True,
+            auto_suggest=AutoSuggestFromHistory(),
+            history=self._history,
+            key_bindings=bindings(self._history, self._shell.say),
+            style=Style.from_dict(_COLORS if color else _PLAIN),
+            color_depth=None if color else ColorDepth.DEPTH_1_BIT,
+            include_default_pygments_style=False,
+            search_ignore_case=True,
+            enable_suspend=True,
+            reserve_space_for_menu=_MENU_ROWS,
+        )
+        # As an argument it would switch completion while typing off.
+        prompt.default_buffer.enable_history_search = to_filter(True)
+        return prompt
+
+    def _toolbar(self) -> StyleAndTextTuples:
+        return toolbar.toolbar(
+            toolbar.opened(self._session),
+            self._shell.format,
+            timing=self._reporter.timing,
+            busy_with=self._runner.busy_with,
+        )
+
+
+def _continuation(width: int, line_number: int, wrap_count: int) -> StyleAndTextTuples:
+    text = " " * width if wrap_count else toolbar.continuation(width)
+    return [("class:prompt-continuation", text)]
+
+
+class _DetachableProgress:
+    """Progress of the statement that the user waits for: a detached one draws nothing.
+
+    Args:
+        bar: draws, if there is a terminal to draw on.
+    """
+
+    def __init__(self, bar: ProgressBar | None) -> None:
+        self._bar = bar
+        self._attached = False
+        self._lock = threading.Lock()
+
+    def attach(self) -> None:
+        """Show what follows."""
+        self._attached = True
+
+    def clear(self) -> None:
+        """Erase what is shown."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.clear()
+
+    def detach(self) -> None:
+        """Erase what is shown, and show nothing more until the next statement begins."""
+        with self._lock:
+            self._attached = False
+            if self._bar is not None:
+                self._bar.clear()
+
+    def phase(self, name: str, total: int, unit: str = "B") -> None:
+        """Begin a phase."""
+        with self._lock:
+            if self._bar is not None and self._attached:
+                self._bar.phase(name, total, unit)
+
+    def advance(self, amount: int) -> None:
+        """Count ``amount`` more units."""
+        with self._lock:
+            if self._bar is not None and self._attached:
+                self._bar.advance(amount)
+
+    def check(self) -> None:
+        """Never cancels; the session does."""

@@ -1,0 +1,141 @@
+"""Runs statements for the shell: on the worker thread, one at a time, with the Ctrl-C ladder.
+
+The first Ctrl-C asks the running statement to stop at its next check point. A second one, or a
+statement that does not stop by itself, detaches it: the prompt comes back, the statement's result
+is thrown away, and the next statement waits until it has ended, for a session serves one
+statement at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeAlias
+
+from lql import ast
+from lql.cancel import CancelToken
+from lql.codes import Code
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlError, LqlRuntimeError
+from lql.render.text import duration
+from lql.results import Result
+from lql.span import SourceText
+from lql.worker import Abandoned, TimedOut, Worker
+
+Execute: TypeAlias = Callable[[ast.Statement, SourceText, CancelToken], Result]
+"""Runs one statement; checks the token where stopping leaves nothing half done."""
+
+_SLICE_S = 0.05
+
+
+class Runner:
+    """Runs scripts one after another.
+
+    Args:
+        execute: runs one statement. Called on a thread of its own, never twice at once.
+        timeout_s: time allowed for each statement.
+        grace_s: how long a statement may take to stop before it is detached.
+    """
+
+    def __init__(
+        self, execute: Execute, *, timeout_s: float | None = None, grace_s: float = 5.0
+    ) -> None:
+        self._execute = execute
+        self._timeout_s = timeout_s
+        self._grace_s = grace_s
+        self._worker = Worker(grace_s)
+        self._turn = threading.Lock()  # held by the statement that has the session
+        self._current = ""
+
+    @property
+    def busy_with(self) -> str | None:
+        """The title of a detached statement that has not ended yet."""
+        return self._current if self._turn.locked() else None
+
+    def run(self, script: ast.Script) -> Iterator[Result]:
+        """Run the statements of a script in order, and yield each result before the next begins.
+
+        Raises:
+            LqlError: a statement failed or was cancelled; those after it did not run.
+        """
+        statements = [statement for pipeline in script.items for statement in pipeline.statements]
+        for position, statement in enumerate(statements, start=1):
+            cancel = CancelToken()
+            left = len(statements) - position
+            try:
+                result = self._run_one(statement, script.source, cancel)
+            except LqlError as error:
+                error.diagnostic = _with_rest(error.diagnostic, left)
+                raise
+            yield result
+            if cancel.cancelled and left:  # too late to stop this statement, not the next ones
+                raise LqlRuntimeError(_with_rest(Diagnostic(Code.CANCELLED, "cancelled"), left))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a detached statement to end; return whether none runs any more."""
+        if not self._turn.acquire(timeout=seconds):
+            return False
+        self._turn.release()
+        return True
+
+    def close(self) -> None:
+        """Let the worker's thread end."""
+        self._worker.close()
+
+    def _run_one(self, statement: ast.Statement, source: SourceText, cancel: CancelToken) -> Result:
+        started = time.monotonic()
+        try:
+            return self._worker.run(
+                lambda: self._take_turn(statement, source, cancel),
+                cancel,
+                timeout_s=self._timeout_s,
+            )
+        except LqlError as error:
+            if error.code is Code.CANCELLED:
+                raise _cancelled(error.diagnostic.message, started) from None
+            raise
+        except TimedOut as failure:
+            if failure.abandoned:
+                self._detach()
+            message = f"stopped after the time limit of {failure.limit_s:g} s"
+            raise LqlRuntimeError(Diagnostic(Code.FAILED, message)) from failure
+        except (Abandoned, KeyboardInterrupt):  # the latter: pressed outside the worker's wait
+            cancel.cancel()
+            self._detach()
+            raise _cancelled(
+                "cancelled", started, f"{statement.title} ends in the background, without a result"
+            ) from None
+
+    def _take_turn(
+        self, statement: ast.Statement, source: SourceText, cancel: CancelToken
+    ) -> Result:
+        """Run on the worker, once a detached statement before has ended."""
+        while not self._turn.acquire(timeout=_SLICE_S):
+            if cancel.cancelled:
+                waited_for = f"cancelled while {self._current} before it was still ending"
+                raise LqlRuntimeError(Diagnostic(Code.CANCELLED, waited_for))
+        try:
+            self._current = statement.title
+            return self._execute(statement, source, cancel)
+        finally:
+            self._turn.release()
+
+    def _detach(self) -> None:
+        """Leave the running statement to itself; its thread ends with it."""
+        self._worker.close()
+        self._worker = Worker(self._grace_s)
+
+
+def _cancelled(message: str, started: float, *notes: str) -> LqlRuntimeError:
+    """The error of a stopped statement. Without a place: people know what they typed."""
+    took = duration(time.monotonic() - started)
+    return LqlRuntimeError(Diagnostic(Code.CANCELLED, f"{message} after {took}", notes=notes))
+
+
+def _with_rest(diagnostic: Diagnostic, left: int) -> Diagnostic:
+    if not left:
+        return diagnostic
+    count = "1 statement" if left == 1 else f"{left} statements"
+    return replace(diagnostic, notes=(*diagnostic.notes, f"{count} after it did not run"))

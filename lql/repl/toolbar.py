@@ -1,0 +1,90 @@
+"""The prompt and the line below it: what is open, and what changes how statements run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+
+from lql.diagnostics import visible
+from lql.render import Format
+
+if TYPE_CHECKING:
+    from lql.session import Session
+
+_LONGEST_NAME = 32
+_GAP = " │ "
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """What a session has in use.
+
+    Attributes:
+        name: as the user knows it.
+        level, dtype: of a vindex; ``None`` for a model that was not extracted.
+        loaded: whether the weights are in memory.
+    """
+
+    name: str
+    level: str | None
+    dtype: str | None
+    loaded: bool
+
+
+def opened(session: Session) -> Open | None:
+    """Look at what a session has in use."""
+    source = session.source
+    if source is None:
+        return None
+    from vindex.store import Vindex
+
+    if isinstance(source, Vindex):
+        index = source.index
+        return Open(source.name, source.level.value, index.dtype.value, session.loaded)
+    return Open(source.name, None, None, session.loaded)
+
+
+def prompt(current: Open | None) -> str:
+    """The text before the cursor: the last part of the open vindex's name."""
+    return "lql> " if current is None else f"{_short(current.name)}> "
+
+
+def continuation(width: int) -> str:
+    """What stands before the second and further lines.
+
+    Args:
+        width: of the prompt.
+    """
+    return f"{'...> ':>{width}}"[-width:]
+
+
+def toolbar(
+    current: Open | None, chosen: Format, *, timing: bool, busy_with: str | None
+) -> StyleAndTextTuples:
+    """The line at the bottom.
+
+    Args:
+        busy_with: the title of a cancelled statement that still runs.
+    """
+    facts = [*_facts(current), f"format {chosen.value}", f"timing {'on' if timing else 'off'}"]
+    if busy_with is not None:
+        facts.append(f"{busy_with} is ending")
+    return [("", f" {_GAP.join(facts)} ")]
+
+
+def _facts(current: Open | None) -> list[str]:
+    if current is None:
+        return ['nothing open: USE "path.vindex"; opens one']
+    weights = "weights loaded" if current.loaded else "weights not loaded"
+    name = visible(current.name)
+    if current.level is None or current.dtype is None:
+        return [name, "model, not extracted", weights]
+    return [name, f"level {current.level}", f"dtype {current.dtype}", weights]
+
+
+def _short(name: str) -> str:
+    last = visible(PurePath(name).name or name)
+    return last if len(last) <= _LONGEST_NAME else f"{last[: _LONGEST_NAME - 1]}…"
