@@ -7,7 +7,6 @@ absurd amounts of memory later.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -79,7 +78,7 @@ class ConfigReader:
         expected = f"a number above {low:g} and at most {high:g}"
         if value is None:
             return self._default(key, default, expected)
-        if type(value) not in (int, float) or not math.isfinite(value) or not low < value <= high:
+        if type(value) not in (int, float) or not low < value <= high:  # NaN is never in range
             self.refuse(key, expected)
         return float(value)
 
@@ -172,6 +171,9 @@ def show(value: object, limit: int = 60) -> str:
         return "true" if value else "false"
     if isinstance(value, int) and abs(value) >= 10**18:
         return "an integer of more than 18 digits"
-    text = ascii(value) if isinstance(value, str) else repr(value)[: limit * 2]
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits inside
+        return f"a {type(value).__name__}"
     text = text.encode("ascii", "backslashreplace").decode("ascii")
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
