@@ -283,7 +283,7 @@ def test_whatever_we_accept_the_library_accepts(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     rng = random.Random(11)
     accepted = 0
-    for _ in range(4000):
+    for _ in range(1200):
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 2)):
             damaged[rng.randrange(8, len(whole) - 22)] = rng.choice(b'0123456789-,[]{}":.eabt "')
@@ -298,7 +298,7 @@ def test_whatever_we_accept_the_library_accepts(tmp_path: Path) -> None:
                 assert sorted(theirs.keys()) == sorted(names)
         except SafetensorError as error:
             pytest.fail(f"accepted {bytes(damaged)!r}, the library does not: {error}")
-    assert accepted > 50
+    assert accepted > 20
 
 
 def test_unreadable_dtypes_are_listed_but_not_read(tmp_path: Path) -> None:

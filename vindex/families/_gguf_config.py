@@ -25,7 +25,7 @@ ROPE_FREQS = DropRule(
     "the llama3 rope table; its parameters are in the rebuilt configuration",
 )
 
-_USE_ORIGINAL = "extract from the model's safetensors checkpoint instead"
+USE_ORIGINAL = "extract from the model's safetensors checkpoint instead"
 _LLAMA3_TABLE_TOLERANCE = 1e-4
 
 # Metadata that says nothing about the mathematics, or that is checked where it is used.
@@ -57,10 +57,11 @@ def reader(facts: GgufFacts) -> ConfigReader:
     }
     unknown = sorted(prefix + key for key in own.keys() - _KNOWN)
     if unknown:
+        shown = [show(key) for key in unknown]
         raise Unsupported(
-            f"the GGUF file holds metadata that may change the model: {', '.join(unknown[:4])}",
-            hint=_USE_ORIGINAL,
-            details=unknown,
+            f"the GGUF file holds metadata that may change the model: {', '.join(shown[:4])}",
+            hint=USE_ORIGINAL,
+            details=shown,
         )
     return ConfigReader(own, f"GGUF metadata of {facts.architecture}")
 
@@ -95,7 +96,7 @@ def common(facts: GgufFacts) -> dict[str, Any]:
         if own.integer(key, head_size) != head_size:
             raise Unsupported(
                 f"{own.where}: {key} is {own.integer(key)} where a head has {head_size} values",
-                hint=_USE_ORIGINAL,
+                hint=USE_ORIGINAL,
             )
     config["head_dim"] = head_size
     for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
@@ -115,7 +116,7 @@ def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
     if kind != "linear":
         raise Unsupported(
             f"{own.where}: rope.scaling.type is {show(kind)}, supported are none and linear",
-            hint=_USE_ORIGINAL,
+            hint=USE_ORIGINAL,
         )
     return {"rope_type": "linear", "factor": _shortest(own.number("rope.scaling.factor", legacy))}
 
@@ -148,7 +149,7 @@ def llama3_scaling(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any
         raise Unsupported(
             "rope_freqs.weight is not the llama3 table with bands 1 and 4"
             f" over {original} positions",
-            hint=_USE_ORIGINAL,
+            hint=USE_ORIGINAL,
         )
     return parameters
 

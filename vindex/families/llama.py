@@ -119,6 +119,7 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
 def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     """``config.json`` of a GGUF file of architecture ``llama``."""
     config = _gguf_config.common(facts)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
     config["model_type"] = "llama"
     config["hidden_act"] = "silu"
     config["attention_bias"] = facts.has_tensor("blk.0.attn_q.bias")
