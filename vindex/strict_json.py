@@ -25,6 +25,10 @@ MAX_BYTES = 256 << 20
 MAX_INTEGER = (1 << 53) - 1
 
 
+#: transformers writes ``int(1e30)`` for "no limit" into ``tokenizer_config.json``.
+_MAX_DIGITS = 40
+
+
 class _Refused(ValueError):
     """Carries the reason out of a ``json`` hook."""
 
@@ -50,7 +54,7 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20:
+    if len(text) > _MAX_DIGITS:
         raise _Refused(f"the integer {text[:20]}… is too large")
     return int(text)
 
@@ -64,7 +68,7 @@ def load(data: bytes, path: Path) -> Any:
 
     Raises:
         VindexInvalid: the bytes are not UTF-8 JSON, or hold a duplicate key, NaN, infinity, an
-            integer beyond 64 bits, or nesting beyond what the parser takes.
+            integer of too many digits, or nesting beyond what the parser takes.
     """
     try:
         return json.loads(
