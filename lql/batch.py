@@ -19,7 +19,8 @@ from lql import ast
 from lql.cancel import CancelToken
 from lql.codes import EXIT_INTERRUPTED, Code
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlError, LqlRuntimeError, LqlUsageError
+from lql.errors import LqlError, LqlNameError, LqlRuntimeError, LqlUsageError
+from lql.execute.names import nearest
 from lql.render import Format, Renderer, RenderOptions, renderer
 from lql.report import Reporter
 from lql.results import Result
@@ -28,7 +29,6 @@ from lql.span import SourceText
 from lql.worker import Abandoned, TimedOut, Worker
 
 if TYPE_CHECKING:
-    from lql.params import ParameterValue
     from lql.render.progress import ProgressBar
 
 
@@ -60,13 +60,14 @@ class BatchOptions:
     """What the command line decided.
 
     Attributes:
+        parameters: values of ``:name``, as words.
         use: a vindex to open first.
         check: parse and bind, run nothing.
         output: where results go instead of standard output.
         timeout_s: wall time allowed for each statement.
     """
 
-    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
     use: str | None = None
     check: bool = False
     format: Format = Format.TABLE
@@ -140,13 +141,40 @@ def _prepared(
     code = 0
     for text in inputs:
         try:
-            script = session.prepare(text.text, name=text.name, parameters=options.parameters)
+            script = session.prepare(text.text, name=text.name, words=options.parameters)
         except LqlError as error:
             reporter.error(error.diagnostic)
             code = code or error.exit_code
         else:
             scripts.append(script)
-    return scripts, code
+    return scripts, code or _unused(inputs, options, reporter)
+
+
+def _unused(inputs: Sequence[Input], options: BatchOptions, reporter: Reporter) -> int:
+    """Report values for parameters that occur in no text; the exit code."""
+    if not options.parameters:
+        return 0
+    from lql.parser import tokens
+    from lql.syntax_tokens import TokenKind
+
+    used = {
+        token.text[1:]
+        for text in inputs
+        for token in tokens(text.text)
+        if token.kind is TokenKind.PARAMETER
+    }
+    code = 0
+    for name in sorted(options.parameters.keys() - used):
+        error = LqlNameError(
+            Diagnostic(
+                Code.UNUSED_PARAMETER,
+                f"--param {name}: there is no :{name} in the statements",
+                suggestions=tuple(f":{known}" for known in nearest(name, used)),
+            )
+        )
+        reporter.error(error.diagnostic)
+        code = error.exit_code
+    return code
 
 
 def _use(path: str) -> ast.Script:

@@ -38,7 +38,6 @@ from lql.render import RenderOptions
 from lql.report import Reporter
 
 if TYPE_CHECKING:
-    from lql.params import ParameterValue
     from lql.render.progress import ProgressBar
 
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for a program killed by it
@@ -73,6 +72,7 @@ def _run(command: arguments.Command, reporter: Reporter) -> int:
     terminal = Terminal.of(command.common.color, os.environ)
     reporter.style = command.common.errors
     reporter.quiet = command.common.quiet
+    reporter.status = terminal.err
     reporter.timing = command.common.timing or (terminal.err and not command.common.quiet)
     match command:
         case arguments.Query(info=True):
@@ -113,7 +113,6 @@ def _run(command: arguments.Command, reporter: Reporter) -> int:
 
 def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> int:
     from lql import batch
-    from lql.parameters import typed_parameters
 
     vindex, scripts = _sorted_paths(command.paths)
     if vindex is not None and command.use is not None:
@@ -121,7 +120,7 @@ def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> 
     if scripts and command.sources:
         raise _usage("scripts stand beside -e or -f", "name each script with -f, in order")
     sources = [TextSource(SourceKind.FILE, script) for script in scripts] or command.sources
-    parameters = typed_parameters(command.parameters)
+    parameters = _parameters(command.parameters)
     use = vindex or command.use
     if not sources and not command.check and sys.stdin.isatty():
         return _interactive(command, use, parameters, terminal, reporter)
@@ -142,7 +141,7 @@ def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> 
 def _interactive(
     command: arguments.Query,
     use: str | None,
-    parameters: Mapping[str, ParameterValue],
+    parameters: Mapping[str, str],
     terminal: Terminal,
     reporter: Reporter,
 ) -> int:
@@ -163,6 +162,15 @@ def _interactive(
         terminal.progress(),
         on_bug=lambda error: _report_bug(error, sys.argv[1:], reporter),
     )
+
+
+def _parameters(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise _usage(f"--param {name} is given twice")
+        values[name] = value
+    return values
 
 
 def _sorted_paths(paths: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast, batch
-from lql.arguments import ExtractCommand
+from lql.arguments import ExtractCommand, VerifyCommand
 from lql.batch import BatchOptions
+from lql.cancel import CancelToken
+from lql.context import StoppableProgress
 from lql.report import Reporter
-from lql.results import InfoResult
-from lql.session import Session
+from lql.results import FileRow, InfoResult, Meta, VerifyResult
+from lql.session import Session, translating
+from lql.worker import Worker
+from vindex.progress import NullProgress
 
 if TYPE_CHECKING:
     from lql.render.progress import ProgressBar
+    from vindex.verify import FileStatus, VerifyReport
 
 _PACKAGES = (
     "numpy",
@@ -49,6 +56,46 @@ def run_extract(
     script = ast.Script((ast.Pipeline((statement,)),))
     with Session(progress=progress) as session:
         return batch.run_scripts(session, [script], options, reporter, progress)
+
+
+def run_verify(
+    command: VerifyCommand,
+    options: BatchOptions,
+    reporter: Reporter,
+    progress: ProgressBar | None,
+) -> int:
+    """Check a vindex to its last byte and print every file; return the exit code.
+
+    Raises:
+        LqlError: there is no vindex, it is damaged, or the work was cancelled.
+    """
+    from vindex.verify import verify
+
+    cancel = CancelToken()
+    watched = StoppableProgress(progress or NullProgress(), cancel)
+
+    def check() -> VerifyReport:
+        with translating():
+            return verify(Path(command.vindex).expanduser(), watched)
+
+    started = time.perf_counter()
+    try:
+        report = batch.supervised(check, cancel, Worker(), reporter)
+    finally:
+        if progress is not None:
+            progress.clear()
+    files = tuple(FileRow(file.name, file.size, _status(file)) for file in report.files)
+    meta = Meta(elapsed_s=time.perf_counter() - started)
+    batch.show(VerifyResult(path=str(report.path), files=files, meta=meta), options, reporter)
+    with translating():
+        report.raise_if_damaged()
+    if not report.sealed:
+        reporter.note("written without a seal, so not every file can be checked against a checksum")
+    return 0
+
+
+def _status(file: FileStatus) -> str:
+    return f"{file.status.value}: {file.detail}" if file.detail else file.status.value
 
 
 def run_info(options: BatchOptions, reporter: Reporter) -> int:

@@ -31,6 +31,7 @@ class Reporter:
         style: how errors look.
         quiet: errors only.
         timing: say how long each statement took.
+        status: say what became current.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Reporter:
         style: ErrorStyle = ErrorStyle.TEXT,
         quiet: bool = False,
         timing: bool = False,
+        status: bool = True,
     ) -> None:
         self.out = out
         self.err = err
         self.style = style
         self.quiet = quiet
         self.timing = timing
+        self.status = status
         self._said: set[str] = set()
 
     def error(self, diagnostic: Diagnostic) -> None:
@@ -73,13 +76,13 @@ class Reporter:
         from lql.render.view import status
 
         meta = result.meta
-        if result.form is Form.STATUS and not self.quiet:
+        if result.form is Form.STATUS and self.status and not self.quiet:
             self._say("status", status(result))
         for sentence in meta.notes:
             self.note(sentence)
         if meta.truncated is not None:
             cut = meta.truncated
-            self.note(f"{cut.shown} of {cut.total} rows; {cut.more} shows more")
+            self.note(f"{cut.shown} of {cut.total} rows are shown; {cut.more} shows more")
         if self.timing:
             rows = len(result.to_rows()) if result.form is Form.ROWS else None
             count = "" if rows is None else f"{rows} row{'s' * (rows != 1)}, "

@@ -77,11 +77,9 @@ class _Run:
         cancel = CancelToken()
         model = self._supervised(lambda: self.session.model(cancel=cancel), cancel)
         if self.command.chat is None and model.is_instruct:
-            used = (
-                "inside its chat template" if self._mode(model) is PromptMode.CHAT else "as typed"
-            )
+            used = "in its chat template" if self._mode(model) is PromptMode.CHAT else "as typed"
             self.reporter.note(
-                f"this is an instruct model; prompts are sent {used} (--chat and --raw choose)"
+                f"this is an instruct model and prompts are sent {used}; --chat and --raw choose"
             )
 
     def converse(self) -> None:

@@ -90,16 +90,25 @@ class Session:
         *,
         name: str = "<text>",
         parameters: Mapping[str, ParameterValue] | None = None,
+        words: Mapping[str, str] | None = None,
     ) -> ast.Script:
         """Parse a text and bind its parameters, running nothing.
+
+        Args:
+            text: any number of statements.
+            name: what error messages call the text.
+            parameters: values of ``:name`` in the text.
+            words: values that arrive as text, as from a command line; each is read as what it
+                stands for.
 
         Raises:
             LqlSyntaxError, LqlNameError, LqlTypeError: with their place in the text.
         """
-        from lql.params import bind
+        from lql.params import bind, from_text
         from lql.parser import parse
 
-        return bind(parse(text, name), parameters or {})
+        script = parse(text, name)
+        return bind(script, {**from_text(script, words or {}), **(parameters or {})})
 
     def execute(
         self,

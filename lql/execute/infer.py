@@ -20,7 +20,7 @@ from lql.results import (
     Result,
     TokenRow,
 )
-from vindex.downmeta import used_slots
+from vindex.features import down_tokens
 
 if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
@@ -84,12 +84,12 @@ def _note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context
         return
     match mode:
         case ast.PromptMode.RAW:
-            used, other = "as typed (RAW)", "CHAT puts it inside the model's chat template"
+            used, other = "as typed (RAW)", "CHAT puts it into the model's chat template"
         case ast.PromptMode.CHAT:
-            used, other = "inside the model's chat template (CHAT)", "RAW sends it as typed"
+            used, other = "in the model's chat template (CHAT)", "RAW sends it as typed"
         case _:
             assert_never(mode)
-    context.note(f"this is an instruct model; the prompt was sent {used}, {other}")
+    context.note(f"this is an instruct model and the prompt was sent {used}; {other}")
 
 
 # --------------------------------------------------------------------------- EXPLAIN INFER
@@ -162,9 +162,10 @@ def _features(
 
 
 def _feature(layer: int, hit: FeatureActivation, vindex: Vindex, also: int) -> ActivationRow:
-    record = vindex.down_meta.records(layer)[hit.feature : hit.feature + 1]
-    slots = record["top"][used_slots(record)][: also + 1]
-    tokens = vindex.token_texts.texts(int(slot["token"]) for slot in slots)
+    tokens: list[str] = []
+    if vindex.down_meta.num_features(layer):
+        record = vindex.down_meta.records(layer)[hit.feature]
+        tokens = [down.token for down in down_tokens(vindex, record)[: also + 1]]
     label = vindex.labels.of(layer, hit.feature)
     return ActivationRow(
         feature=hit.feature,

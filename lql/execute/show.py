@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, assert_never
-
-import numpy as np
+from typing import TYPE_CHECKING, assert_never
 
 from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_name, band_rows
-from lql.execute.slots import integer, integer_or, layer, layer_range, text
+from lql.execute.paging import page
+from lql.execute.slots import layer, layer_range, text
 from lql.execute.where import compile_condition
 from lql.results import (
     FeatureInfoRow,
@@ -25,8 +23,8 @@ from lql.results import (
     StatsResult,
 )
 from lql.results.browse import FEATURE_COLUMNS
-from vindex.downmeta import present, used_slots
 from vindex.errors import Unsupported, VindexError
+from vindex.features import describe_layer, feature_table, token_texts
 from vindex.spec import AttentionKind
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from vindex.store import Vindex
 
 _Show = ast.Stats | ast.ShowModels | ast.ShowLayers | ast.ShowFeatures
-T = TypeVar("T")
 
 FEATURE_ALIASES = {"score": "logit", "c_score": "logit", "top_token": "token"}
 """What larql's users call these columns."""
@@ -70,7 +67,7 @@ def _stats(statement: ast.Stats, context: Context) -> StatsResult:
 
 def _vindex_stats(vindex: Vindex) -> StatsResult:
     index = vindex.index
-    described = [int(present(vindex.down_meta.records(i)).sum()) for i in vindex.layers]
+    described = (describe_layer(vindex, layer).described for layer in vindex.layers)
     return StatsResult(
         path=str(vindex.path),
         model=index.model,
@@ -114,8 +111,8 @@ def _model_stats(source: CheckpointSource) -> StatsResult:
 
 def _models(statement: ast.ShowModels) -> ModelsResult:
     here = sorted(path.parent for path in Path().glob("*/index.json"))
-    rows = (_model(path) for path in here)
-    return ModelsResult(models=tuple(_page(rows, statement.limit, statement.offset)))
+    shown, meta = page([_model(path) for path in here], statement.limit, statement.offset)
+    return ModelsResult(models=shown, meta=meta)
 
 
 def _model(path: Path) -> ModelRow:
@@ -145,23 +142,21 @@ def _model(path: Path) -> ModelRow:
 def _layers(statement: ast.ShowLayers, context: Context) -> LayersResult:
     vindex = context.vindex(statement.title)
     chosen = layer_range(statement.layers, vindex.index.num_layers)
-    rows = (_layer(vindex, index) for index in chosen)
-    return LayersResult(layers=tuple(_page(rows, statement.limit, statement.offset)))
+    rows = [_layer(vindex, index) for index in chosen]
+    shown, meta = page(rows, statement.limit, statement.offset)
+    return LayersResult(layers=shown, meta=meta)
 
 
 def _layer(vindex: Vindex, index: int) -> LayerRow:
-    records = vindex.down_meta.records(index)
-    described = records[present(records)]
-    tokens, counts = np.unique(described["token"], return_counts=True)
-    most = int(counts.argmax()) if len(counts) else None
+    summary = describe_layer(vindex, index)
     return LayerRow(
         layer=index,
         band=band_name(vindex, index),
         attention=_attention(vindex, index),
-        features=vindex.num_features(index),
-        described=len(described),
-        token=None if most is None else vindex.token_texts.text(int(tokens[most])),
-        writers=None if most is None else int(counts[most]),
+        features=summary.features,
+        described=summary.described,
+        token=summary.token,
+        writers=summary.writers if summary.described else None,
     )
 
 
@@ -183,36 +178,33 @@ def _features(statement: ast.ShowFeatures, context: Context) -> FeaturesResult:
     if statement.where is not None:
         keep = compile_condition(statement.where, FEATURE_COLUMNS, FEATURE_ALIASES)
     names = [column.name for column in FEATURE_COLUMNS]
-    rows = (
+    rows = [
         row
         for row in _described(vindex, index)
         if keep is None or keep({name: getattr(row, name) for name in names})
-    )
-    return FeaturesResult(features=tuple(_page(rows, statement.limit, statement.offset)))
+    ]
+    shown, meta = page(rows, statement.limit, statement.offset)
+    return FeaturesResult(features=shown, meta=meta)
 
 
 def _described(vindex: Vindex, index: int) -> Iterator[FeatureInfoRow]:
-    records = vindex.down_meta.records(index)
-    texts = vindex.token_texts
-    known, used = present(records), used_slots(records)
-    for feature, record in enumerate(records):
+    """The layer's features that have tokens, ascending."""
+    table = feature_table(vindex, index)
+    for feature, token_id, logit, also_ids in zip(
+        table.features.tolist(),
+        table.token_ids.tolist(),
+        table.scores.tolist(),
+        table.also_ids.tolist(),
+        strict=True,
+    ):
         label = vindex.labels.of(index, feature)
-        slots = record["top"][used[feature]]
+        texts = token_texts(vindex, [token_id, *(i for i in also_ids if i >= 0)])
         yield FeatureInfoRow(
             layer=index,
             feature=feature,
-            token=texts.text(int(record["token"])) if known[feature] else None,
-            token_id=int(record["token"]) if known[feature] else None,
-            logit=float(record["score"]) if known[feature] else None,
+            token=texts[0],
+            token_id=token_id,
+            logit=logit,
             relation=None if label is None else label.text,
-            also=tuple(texts.texts(int(slot["token"]) for slot in slots[1:])),
+            also=tuple(texts[1:]),
         )
-
-
-def _page(
-    rows: Iterable[T], limit: ast.IntegerSlot | None, offset: ast.IntegerSlot | None
-) -> Sequence[T]:
-    """OFFSET rows skipped, LIMIT rows kept."""
-    start = integer_or(offset, 0)
-    stop = None if limit is None else start + integer(limit)
-    return list(islice(rows, start, stop))

@@ -39,13 +39,13 @@ def compile_condition(
         LqlTypeError: a value of another type than its column.
     """
     table = {column.name: column for column in columns}
-    table |= {alias: table[name] for alias, name in aliases.items()}
-    return _Compiler(table).condition(condition)
+    return _Compiler(table, aliases).condition(condition)
 
 
 class _Compiler:
-    def __init__(self, table: Mapping[str, Column]) -> None:
+    def __init__(self, table: Mapping[str, Column], aliases: Mapping[str, str]) -> None:
         self._table = table
+        self._aliases = aliases
 
     def condition(self, node: ast.Condition) -> Predicate:
         match node:
@@ -110,7 +110,7 @@ class _Compiler:
                     helps=("an aggregate of groups is filtered by HAVING",),
                 )
             )
-        column = self._table.get(operand.name)
+        column = self._table.get(self._aliases.get(operand.name, operand.name))
         if column is None:
             raise LqlNameError(
                 Diagnostic(
@@ -118,7 +118,7 @@ class _Compiler:
                     f'unknown column "{operand.name}"',
                     span=operand.span,
                     suggestions=nearest(operand.name, self._table),
-                    notes=(f"the columns are {', '.join(sorted(self._table))}",),
+                    notes=(f"the columns are {', '.join(self._table)}",),
                 )
             )
         return column

@@ -19,6 +19,7 @@ from lql.results import (
     ExtractResult,
     InferComparison,
     Kind,
+    Record,
     Result,
     StatsResult,
     TokenRow,
@@ -79,6 +80,12 @@ def grid(columns: Sequence[Column], rows: Sequence[tuple[Value, ...]]) -> Grid:
         tuple(Heading(columns[i].name, is_numeric(columns[i])) for i in kept),
         tuple(tuple(cell(row[i], columns[i]) for i in kept) for row in rows),
     )
+
+
+@view.register
+def _(result: Record) -> Sequence[Block]:
+    column = result.columns[1]
+    return (Facts(tuple((leaf.name, cell(leaf.value, column)) for leaf in result.records())),)
 
 
 @view.register
@@ -144,8 +151,8 @@ def _(result: StatsResult) -> Sequence[Block]:
         ("level", result.level or "(model, not extracted)"),
         ("dtype", result.dtype or ""),
         ("layers", str(result.layers)),
-        ("hidden size", str(result.hidden)),
-        ("vocabulary", str(result.vocabulary)),
+        ("hidden size", f"{result.hidden:,}"),
+        ("vocabulary", f"{result.vocabulary:,}"),
         ("features", _features(result)),
         ("relation labels", f"{result.labelled} probed, {result.clusters} clusters"),
         ("size", "" if result.size_bytes is None else size(result.size_bytes)),
@@ -153,7 +160,7 @@ def _(result: StatsResult) -> Sequence[Block]:
     facts += [
         (
             f"band {band.name}",
-            f"layers {band.first_layer}-{band.last_layer}, {band.features} features",
+            f"layers {band.first_layer}-{band.last_layer}, {band.features:,} features",
         )
         for band in result.bands
     ]
@@ -161,8 +168,8 @@ def _(result: StatsResult) -> Sequence[Block]:
 
 
 def _features(result: StatsResult) -> str:
-    described = "" if result.described is None else f", {result.described} with tokens"
-    return f"{result.features}{described}"
+    described = "" if result.described is None else f", {result.described:,} with tokens"
+    return f"{result.features:,}{described}"
 
 
 @view.register
@@ -175,7 +182,7 @@ def _(result: ExtractResult) -> Sequence[Block]:
         ("level", result.level),
         ("dtype", result.dtype if result.quant == "none" else f"{result.dtype}, {result.quant}"),
         ("layers", str(result.layers)),
-        ("features", str(result.features)),
+        ("features", f"{result.features:,}"),
         ("size", size(result.size_bytes)),
         ("dropped tensors", dropped),
         ("time", ", ".join(f"{name} {duration(took)}" for name, took in result.seconds.items())),
@@ -194,7 +201,7 @@ def _(result: UseResult) -> str:
     level = f", {result.level} level, {result.dtype}" if result.level else ", not extracted"
     return (
         f"using {result.path}: {result.model} ({result.family}), {result.layers} layers, "
-        f"{result.features} features{level}"
+        f"{result.features:,} features{level}"
     )
 
 

@@ -118,7 +118,7 @@ class EdgeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribeResult(Result):
-    """The edges of an entity, strongest first within a band.
+    """The edges of an entity, strongest first; none is an answer too.
 
     Attributes:
         detailed: rows also hold ``band``, ``first_layer``, ``last_layer``, ``hits`` and ``also``.
@@ -206,17 +206,16 @@ class FeatureInfoRow:
     """A feature by what it writes.
 
     Attributes:
-        token: the token its down vector points to most, of all the vocabulary; ``None`` when the
-            vindex records none.
+        token: the token its down vector points to most, of all the vocabulary.
         logit: dot product of down vector and that token's embedding (no norm, no scale).
         also: the tokens after it.
     """
 
     layer: int
     feature: int
-    token: str | None
-    token_id: int | None
-    logit: float | None
+    token: str
+    token_id: int
+    logit: float
     relation: str | None
     also: tuple[str, ...]
 
@@ -234,7 +233,7 @@ FEATURE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturesResult(Result):
-    """SHOW FEATURES, by feature."""
+    """SHOW FEATURES: those that have tokens, by feature."""
 
     features: tuple[FeatureInfoRow, ...]
 
