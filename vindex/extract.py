@@ -49,6 +49,7 @@ from vindex.writing import (
     encode_rows,
     entry_for,
     peak_rss_bytes,
+    trim_heap,
 )
 
 DOWN_TOP_K = 10
@@ -239,13 +240,13 @@ class _Extraction:
 
     def write(self, writer: StageWriter) -> None:
         """Write every file of the stage, the seal last."""
-        texts = self._token_texts()
         for name, data in self.side_files.items():
             writer.whole(name, data)
-        writer.whole(tokens.FILE, tokens.token_texts_bytes(texts))
+        blank = self._write_token_texts(writer)
+        trim_heap()
         self._write_embeddings(writer)
         layers, entries = self._write_weights(writer)
-        self._write_down_meta(writer, tokens.blank_tokens(texts))
+        self._write_down_meta(writer, blank)
         if entries:
             writer.whole(files.MANIFEST, dump_manifest(entries))
         index = describe(
@@ -262,12 +263,14 @@ class _Extraction:
         writer.settle()
         write_file(writer.directory / files.SEAL, dump_seal(writer.seal()))
 
-    def _token_texts(self) -> list[str]:
-        """The text of every token, ``[V]``."""
+    def _write_token_texts(self, writer: StageWriter) -> npt.NDArray[np.bool_]:
+        """``token_texts.bin``; which tokens have no text, ``[V]``."""
         path = Path(self.checkpoint.name, files.TOKENIZER)
         tokenizer = tokens.load_tokenizer(self.side_files[files.TOKENIZER], path)
         tokens.check_vocabulary(tokenizer, self.spec.vocab_size, path)
-        return tokens.decode_all(tokenizer, self.spec.vocab_size)
+        texts = tokens.decode_all(tokenizer, self.spec.vocab_size)
+        writer.whole(tokens.FILE, tokens.token_texts_bytes(texts))
+        return tokens.blank_tokens(texts)
 
     def _write_embeddings(self, writer: StageWriter) -> None:
         """``embeddings.bin``, and the exact values in a scratch file if they differ."""

@@ -47,7 +47,7 @@ UNDERFLOW = 2.0**-125
 _BATCH_BYTES = 32 << 20
 _SCORE_BYTES = 128 << 20
 _RESIDENT_BYTES = 128 << 20
-_FAULT_BYTES = 64 << 10  # what the kernel maps around one page that is touched
+_FAULT_BYTES = 2 << 20  # what the kernel may map around one page that is touched
 _EXACT_CHUNK_BYTES = 1 << 19
 
 
@@ -77,8 +77,15 @@ class Embeddings:
 
     def gather(self, ids: Int64) -> Float32:
         """The rows of these tokens in float32, ``[N, D]``."""
-        self._touch(len(ids) * _FAULT_BYTES)
-        return to_float32(self._array[ids], self._dtype)
+        if self._release is None:
+            return to_float32(self._array[ids], self._dtype)
+        result = np.empty((len(ids), self.hidden_size), np.float32)
+        step = _RESIDENT_BYTES // _FAULT_BYTES
+        for start in range(0, len(ids), step):
+            part = ids[start : start + step]
+            self._touch(len(part) * _FAULT_BYTES)
+            result[start : start + step] = to_float32(self._array[part], self._dtype)
+        return result
 
     def _touch(self, size: int) -> None:
         """Count mapped bytes about to become resident; give them back when they are many."""

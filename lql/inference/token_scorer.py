@@ -40,7 +40,7 @@ _OUTPUT_ROUNDING = 2.0**-8 * SAFETY
 _LARGEST = 2.0**120  # products beyond this could overflow
 _SCORE_BYTES = 128 << 20
 _ROW_STEP = 128  # rows of a product are fastest in multiples of this
-_LOAD_BYTES = 32 << 20
+_LOAD_BYTES = 8 << 20
 _TRIAL_ROWS, _TRIAL_TOKENS = 128, 4096
 
 
