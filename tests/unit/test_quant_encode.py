@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from vindex.errors import NotEncodable
 from vindex.quant import BlockFormat
+from vindex.quant.fit import fit_affine
 
 BLOCK_FORMATS = [
     BlockFormat.Q4_K,
@@ -41,6 +42,10 @@ def weights(distribution: str, blocks: int = 512) -> np.ndarray:
             values = rng.standard_t(2, (blocks, 256))
         case "uniform":
             values = rng.uniform(-1, 1, (blocks, 256))
+        case "positive":
+            values = rng.uniform(0.5, 1.5, (blocks, 256))
+        case "negative":
+            values = -rng.uniform(0.5, 1.5, (blocks, 256))
         case "rows of differing size":
             values = rng.standard_normal((blocks, 256)) * np.exp(rng.standard_normal((blocks, 1)))
         case "groups of differing size":
@@ -58,6 +63,8 @@ DISTRIBUTIONS = pytest.mark.parametrize(
         "student t, 4 degrees",
         "student t, 2 degrees",
         "uniform",
+        "positive",
+        "negative",
         "rows of differing size",
         "groups of differing size",
     ],
@@ -130,7 +137,7 @@ def _q4_k_from(x: np.ndarray, scale: np.ndarray, minimum: np.ndarray) -> np.ndar
     largest_scale = scale.max(axis=1, keepdims=True)
     largest_minimum = minimum.max(axis=1, keepdims=True)
     sc = np.minimum(np.rint(63 / largest_scale * scale), 63)
-    m = np.minimum(np.rint(63 / largest_minimum * minimum), 63)
+    m = np.minimum(np.rint(63 / np.where(largest_minimum == 0, 1, largest_minimum) * minimum), 63)
     step = (half(largest_scale / 63) * sc)[:, :, None]
     offset = (half(largest_minimum / 63) * m)[:, :, None]
     codes = np.clip(np.rint((x + offset) / np.where(step == 0, 1, step)), 0, 15)
@@ -213,11 +220,20 @@ def test_encoding_is_at_least_as_close_as_every_reference(
 
 
 @pytest.mark.parametrize(
-    ("block_format", "bound"),
-    [(BlockFormat.Q4_K, 0.0702), (BlockFormat.Q6_K, 0.0168), (BlockFormat.Q8_0, 0.0054)],
+    ("block_format", "distribution", "bound"),
+    [
+        (BlockFormat.Q4_K, "normal", 0.0699),
+        (BlockFormat.Q4_K, "student t, 2 degrees", 0.0839),
+        (BlockFormat.Q4_K, "negative", 0.0153),
+        (BlockFormat.Q6_K, "normal", 0.0165),
+        (BlockFormat.Q8_0, "normal", 0.0054),
+        (BlockFormat.Q4_0, "normal", 0.0812),
+    ],
 )
-def test_error_on_normal_weights_does_not_grow(block_format: BlockFormat, bound: float) -> None:
-    source = weights("normal", blocks=2048)
+def test_errors_once_reached_do_not_grow(
+    block_format: BlockFormat, distribution: str, bound: float
+) -> None:
+    source = weights(distribution, blocks=2048)
     assert relative_rms(source, round_trip(source, block_format)) < bound
 
 
@@ -228,14 +244,20 @@ def test_f16_and_bf16_round_to_nearest_even() -> None:
     np.testing.assert_array_equal(round_trip(bf16, BlockFormat.BF16), [1, 1 + 2**-6])
 
 
+def test_llama_cpp_blocks_survive_decoding_and_encoding() -> None:
+    source = weights("normal")
+    q4_k, q6_k = llama_q4_k(source), llama_q6_k(source)
+    assert relative_rms(q4_k, round_trip(q4_k, BlockFormat.Q4_K)) < 0.003
+    assert relative_rms(q6_k, round_trip(q6_k, BlockFormat.Q6_K)) < 0.0001
+
+
 @EVERY_BLOCK_FORMAT
 @DISTRIBUTIONS
 def test_encoding_again_adds_little(block_format: BlockFormat, distribution: str) -> None:
     source = weights(distribution, blocks=128)
     once = round_trip(source, block_format)
     twice = round_trip(once, block_format)
-    print(block_format.name, distribution, relative_rms(once, twice), relative_rms(source, once))
-    assert relative_rms(once, twice) < 0.15 * relative_rms(source, once)
+    assert relative_rms(once, twice) < 0.2 * relative_rms(source, once)
 
 
 # -- properties over arbitrary values ------------------------------------------------------------
@@ -277,6 +299,15 @@ def test_error_is_bounded_by_the_range_of_the_block(
 @EVERY_FORMAT
 def test_zeros_stay_zeros(block_format: BlockFormat) -> None:
     assert not round_trip(np.zeros(512, dtype=np.float32), block_format).any()
+
+
+def test_fitted_minimums_are_never_negative() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.uniform(0, 1, (32, 5000)).astype(np.float32)
+    groups[0] = -rng.uniform(0, 0.02, 5000)  # regression would like to subtract less than nothing
+    fit = fit_affine(groups, 15, (-0.05, 0.0, 0.05), np.empty_like(groups))
+    assert not np.signbit(fit.minimum).any()
+    assert (fit.minimum == 0).any()
 
 
 def test_zeros_are_zero_bytes_in_q4_k() -> None:
@@ -335,8 +366,8 @@ def test_the_range_of_the_scales_is_refused_beyond_and_held_within(
         BlockFormat.F16: np.nextafter(np.float32(65520), np.float32(0)),
         BlockFormat.BF16: np.array([0x7F7F7FFF], dtype=np.uint32).view(np.float32)[0],
         BlockFormat.Q4_K: 65504 * 63,
-        BlockFormat.Q6_K: 65504 * 127 * 31,
-        BlockFormat.GGML_Q6_K: 65504 * 127 * 31,
+        BlockFormat.Q6_K: 65504 * 127 * 26,
+        BlockFormat.GGML_Q6_K: 65504 * 127 * 26,
         BlockFormat.Q8_0: 65504 * 127,
         BlockFormat.Q4_0: 65504 * 7,
         BlockFormat.GGML_Q4_0: 65504 * 7,

@@ -106,23 +106,27 @@ def reciprocal(values: Floats) -> Floats:
     return result
 
 
-def shared_scale(scales: Floats, highest: int) -> Halves:
+def shared_scale(scales: Floats, lowest: int, highest: int) -> Halves:
     """Choose the unit in which the scales of a block are stored as small integers.
 
-    The largest scale may become ``highest`` steps or a few less: of these units the one that the
-    block's scales are closest to whole multiples of is taken.
+    The largest scale may become ``highest`` steps or a few less, or ``lowest`` where steps may be
+    negative. Of these units the one is taken that the block's scales are closest to whole
+    multiples of.
 
     Args:
-        scales: float32 ``[E/n, N]``, the groups of a block in a column; may be negative.
+        scales: float32 ``[E/n, N]``, the groups of a block in a column.
+        lowest: smallest number of steps, 0 or negative.
         highest: largest number of steps.
 
     Returns:
-        float16 ``[N]``, >= 0; zero where all scales are.
+        float16 ``[N]``, of either sign where ``lowest`` is negative; zero where all scales are.
     """
-    divisors = np.arange(highest, highest - 4, -1, dtype=np.float32)[:, None]
-    candidates = half_scale(np.abs(scales).max(axis=0) / divisors)  # [4, N]
-    units = candidates.astype(np.float32)[:, None]
-    steps = np.clip(np.rint(scales * reciprocal(units)), -highest, highest)
+    least, greatest = scales.min(axis=0), scales.max(axis=0)
+    peak = np.where(-least > greatest, least, greatest)
+    peak_steps = [highest, highest - 1, highest - 2, highest - 3, *([lowest] if lowest else [])]
+    candidates = half_scale(peak / np.array(peak_steps, dtype=np.float32)[:, None])
+    units = candidates.astype(np.float32)[:, None]  # [candidates, 1, N]
+    steps = np.clip(np.rint(scales * reciprocal(units)), lowest, highest)
     error = np.square(steps * units - scales).sum(axis=1)
     best: Halves = np.take_along_axis(candidates, error.argmin(axis=0)[None], axis=0)[0]
     return best

@@ -21,6 +21,9 @@ import numpy as np
 
 from vindex.quant.codec import Floats
 
+# Errors are differences of sums in float32: what they may be off by, relative to the squares.
+_NOISE = 1e-6
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AffineFit:
@@ -83,7 +86,8 @@ def fit_affine(values: Floats, highest: int, margins: Sequence[float], codes: Fl
     unit /= divisor
     highest_intercept = -low / divisor
 
-    starts = [(highest / (1 - share), anchor) for share in margins for anchor in (False, True)]
+    steps = [highest / (1 - share) for share in margins]
+    starts = [(count, 0.0) for count in steps] + [(count, highest - count) for count in steps]
     code_sum, square_sum, product_sum = np.empty((3, len(starts), groups), dtype=np.float32)
     unit_sum = unit.sum(axis=0)
 
@@ -101,9 +105,8 @@ def fit_affine(values: Floats, highest: int, margins: Sequence[float], codes: Fl
         slope /= np.where(square_sum > 0, square_sum, 1)
         return np.where(slope > 0, slope, 1), intercept  # zero only where all values are equal
 
-    for start, (steps, from_above) in enumerate(starts):
-        offset = np.float32(highest - steps if from_above else 0)
-        assign(unit, np.float32(steps), offset, highest, codes)
+    for start, (count, offset) in enumerate(starts):
+        assign(unit, np.float32(count), np.float32(offset), highest, codes)
         measure(start)
     slope, intercept = regress()
     for start in range(len(starts)):
@@ -115,10 +118,14 @@ def fit_affine(values: Floats, highest: int, margins: Sequence[float], codes: Fl
     # Squared error less the constant sum of squares of the unit values.
     error = intercept * (n * intercept - 2 * unit_sum)
     error -= slope * (product_sum - intercept * code_sum)
+    # Values decoded from blocks lie on a lattice that both anchors fit. Code zero at the lowest
+    # value is how encoders make them, so it wins where the difference is rounding noise.
+    error[len(steps) :] += _NOISE * np.einsum("ng,ng->g", unit, unit)
     best = error.argmin(axis=0)[None]
+    lowest_value = low + span * np.take_along_axis(intercept, best, axis=0)[0]
     return AffineFit(
         scale=span * np.take_along_axis(slope, best, axis=0)[0],
-        minimum=-(low + span * np.take_along_axis(intercept, best, axis=0)[0]),
+        minimum=np.maximum(-lowest_value, 0),  # rounding may have left it just below
     )
 
 

@@ -161,7 +161,8 @@ class QuantMatrix:
         if self.block_format is not BlockFormat.Q4_K:
             raise ValueError(f"{self.block_format.value} has no scale and minimum per 32 values")
         self._check_run(start, stop)
-        groups = q4_k.split(self.data[start:stop].reshape(-1, self.block_format.block_bytes))
+        with np.errstate(invalid="ignore"):  # as in decoding: what is stored, finite or not
+            groups = q4_k.split(self.data[start:stop].reshape(-1, self.block_format.block_bytes))
         rows = stop - start
         return AffineGroups(
             codes=groups.codes.reshape(rows, self.padded_cols),

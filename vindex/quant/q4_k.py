@@ -48,7 +48,6 @@ _LAYOUT = np.dtype(
     [("d", "<f2"), ("dmin", "<f2"), ("steps", "u1", (3, 4)), ("nibbles", "u1", (4, GROUP))]
 )
 _MARGINS = (-0.05, -0.025, 0.0, 0.025, 0.05, 0.08, 0.11, 0.15)
-_REFINEMENTS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,19 +113,14 @@ def encode(values: Floats) -> Bytes:
     codes = np.empty_like(groups)
     fit = fit_affine(groups, _HIGHEST_CODE, _MARGINS, codes)
     per_block = (_GROUPS, -1)
-    d = shared_scale(fit.scale.reshape(per_block), _HIGHEST_STEP)
-    dmin = shared_scale(fit.minimum.reshape(per_block), _HIGHEST_STEP)
+    d = shared_scale(fit.scale.reshape(per_block), 0, _HIGHEST_STEP)
+    dmin = shared_scale(fit.minimum.reshape(per_block), 0, _HIGHEST_STEP)
     scale_unit = per_group(d.astype(np.float32), _GROUPS)
     minimum_unit = per_group(dmin.astype(np.float32), _GROUPS)
 
-    scale, minimum = np.maximum(fit.scale, scale_unit), fit.minimum
-    for _ in range(_REFINEMENTS):
-        inverse = reciprocal(scale)
-        assign(groups, inverse, minimum * inverse, _HIGHEST_CODE, codes)
-        scale_step, minimum_step = _best_steps(groups, codes, scale_unit, minimum_unit)
-        scale, minimum = scale_step * scale_unit, minimum_step * minimum_unit
-    inverse = reciprocal(scale)
-    assign(groups, inverse, minimum * inverse, _HIGHEST_CODE, codes)
+    _assign(groups, np.maximum(fit.scale, scale_unit), fit.minimum, codes)
+    scale_step, minimum_step = _best_steps(groups, codes, scale_unit, minimum_unit)
+    _assign(groups, scale_step * scale_unit, minimum_step * minimum_unit, codes)
     scale_step *= codes.any(axis=0)  # an unused scale is stored as zero
 
     result = np.empty((len(values), _LAYOUT.itemsize), dtype=np.uint8)
@@ -139,6 +133,12 @@ def encode(values: Floats) -> Bytes:
     nibbles = from_groups(codes, len(values)).reshape(-1, 4, 2, GROUP)
     fields["nibbles"] = nibbles[:, :, 0] | nibbles[:, :, 1] << 4
     return result
+
+
+def _assign(values: Floats, scale: Floats, minimum: Floats, codes: Floats) -> None:
+    """Write the nearest codes 0..15 of ``scale · code - minimum``; zeros where scale is zero."""
+    inverse = reciprocal(scale)
+    assign(values, inverse, minimum * inverse, _HIGHEST_CODE, codes)
 
 
 def _best_steps(

@@ -37,7 +37,7 @@ BLOCK = 256
 GROUP = 16
 _GROUPS = BLOCK // GROUP
 _LOWEST, _HIGHEST = -32, 31
-_HIGHEST_STEP = 127
+_LOWEST_STEP, _HIGHEST_STEP = -128, 127
 
 _LAYOUT = np.dtype(
     [("low", "u1", (128,)), ("high", "u1", (64,)), ("steps", "i1", (_GROUPS,)), ("d", "<f2")]
@@ -67,13 +67,13 @@ def encode(values: Floats) -> Bytes:
     groups = to_groups(values, GROUP)
     codes = np.empty_like(groups)
     scale = fit_symmetric(groups, _LOWEST, _HIGHEST, _STARTS, codes)
-    d = shared_scale(scale.reshape(_GROUPS, -1), _HIGHEST_STEP)
+    d = shared_scale(scale.reshape(_GROUPS, -1), _LOWEST_STEP, _HIGHEST_STEP)
     unit = per_group(d.astype(np.float32), _GROUPS)
 
     ideal = scale * reciprocal(unit)
     below = np.floor(np.abs(ideal))
-    # Never zero for a group that is not: the finest steps are better than none.
-    neighbours = np.clip([below, below + 1], 1, _HIGHEST_STEP) * np.sign(ideal)
+    neighbours = np.stack([below, below + 1]) * np.sign(ideal)
+    np.clip(neighbours, _LOWEST_STEP, _HIGHEST_STEP, out=neighbours)
     errors = np.empty_like(neighbours)
     for index, stored in enumerate(neighbours * unit):
         _assign(groups, stored, codes)
@@ -180,6 +180,7 @@ def _ggml_codes(blocks: Bytes) -> Bytes:
     return codes.reshape(-1, BLOCK)
 
 
-_LIMIT = HALF_MAX * _HIGHEST_STEP * _HIGHEST
+# The search may give the largest value of a group a code as small as its first start.
+_LIMIT = HALF_MAX * _HIGHEST_STEP * -_STARTS[0]
 CODEC = Codec(BLOCK, _LAYOUT.itemsize, _LIMIT, decode, encode)
 GGML_CODEC = Codec(BLOCK, _LAYOUT.itemsize, _LIMIT, decode_ggml, encode_ggml)
