@@ -39,7 +39,7 @@ class Code(Enum):
     CURLY_QUOTES = ("LQL0107", "typographic quotes instead of straight ones")
     BAD_CHARACTER = ("LQL0108", "a character that LQL does not use")
     MISSING_SEMICOLON = ("LQL0109", "two statements without a ; between them")
-    MISSING_CLAUSE = ("LQL0110", "a statement lacks a clause it cannot do without")
+    MISSING_CLAUSE = ("LQL0110", "a statement lacks a part it cannot do without")
     REPEATED_CLAUSE = ("LQL0111", "a clause is written twice, or two exclude each other")
     CLAUSE_ORDER = ("LQL0112", "the clauses of SELECT stand in the wrong order")
     UNCLOSED_COMMENT = ("LQL0113", "a comment is opened and never closed")

@@ -7,7 +7,8 @@ and Python version; one that cannot be read or written costs time and nothing el
 
 Nesting is limited: the parser's stack holds at most ``MAX_OPEN`` unfinished symbols, which is at
 least 40 levels of parentheses, NOT or EXPLAIN. So every tree that parses is shallow enough to be
-walked, compared, hashed and printed by plain recursion.
+walked, compared, hashed and printed by plain recursion. A script has at most ``MAX_TOKENS``
+tokens, so that any text is answered within a second; a string is one token, however long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, cached_property
 from importlib import resources
@@ -32,11 +33,13 @@ from lql.ast import Script, Slot
 from lql.errors import LqlSyntaxError
 from lql.span import SourceText, Span
 from lql.syntax_build import RULES, SELECT_ORDER
-from lql.syntax_errors import END, Failure, Lexeme, explain, too_deep
+from lql.syntax_errors import explain, too_deep, too_long
+from lql.syntax_failure import END, Failure, Lexeme
 from lql.syntax_tokens import Token, compared_slot, hides_typing, is_partial, scan, scanner
 from lql.syntax_values import SLOT_RULES, Builder
 
 MAX_OPEN = 128
+MAX_TOKENS = 50_000
 
 _FILES = ("terminals.lark", "conditions.lark", "lql.lark")
 _CONTEXT_LENGTH = 20_000  # beyond this, highlighting does not ask which keywords are names
@@ -193,15 +196,17 @@ class _Run:
         Raises:
             LqlSyntaxError: at the first token that cannot stand where it does.
         """
-        stack = before = self.machine.stack
+        stack = self.machine.stack
+        before = stack.copy()
         try:
             for token in self.machine.lex():
-                before = stack.copy()
                 self.machine.feed(token)
                 self.fed.append(token)
-                if len(stack) > MAX_OPEN:
+                before = stack.copy()
+                if len(before) > MAX_OPEN:
                     raise too_deep(self.source, _span(token))
-            before = stack.copy()
+                if len(self.fed) > MAX_TOKENS:
+                    raise too_long(self.source, _span(token), MAX_TOKENS)
             script: Script = self.machine.feed(lark.Token(END, ""))
         except UnexpectedToken as error:
             stack[:] = before  # reductions before the failure narrowed what could have stood here
@@ -220,7 +225,12 @@ class _Run:
 
     def _failure(self, found: Lexeme) -> LqlSyntaxError:
         before = [Lexeme(token.type, str(token), _span(token)) for token in self.fed]
-        return explain(Failure(self.source, found, self.machine.accepts(), before, keywords()))
+        failure = Failure(self.source, found, self.machine.accepts(), before, keywords())
+        if failure.statement:  # leave out the clauses that the statement has already
+            start = failure.statement[0].span.start
+            again = _Probe(self.source.text[start : found.span.start]).legal()
+            failure = replace(failure, legal=failure.legal & again or failure.legal)
+        return explain(failure)
 
 
 def _span(token: lark.Token) -> Span:
@@ -251,7 +261,7 @@ class _Probe:
             for token in self.machine.lex():
                 self.machine.feed(token)
                 self.fed.append(token)
-                if len(self.machine.stack) > MAX_OPEN:
+                if len(self.machine.stack) > MAX_OPEN or len(self.fed) > MAX_TOKENS:
                     return False
         except (UnexpectedToken, UnexpectedCharacters):
             return False
@@ -329,8 +339,11 @@ class _Language:
     """The grammar, ready to use."""
 
     def __init__(self) -> None:
+        grammar = _grammar()
+        names = re.findall(r"^(\w+)\.2: /\1\\b/i$", grammar, re.MULTILINE)
+        self.keywords: Mapping[str, str] = MappingProxyType({name: name for name in names})
         self._lark = lark.Lark(
-            _grammar(),
+            grammar,
             parser="lalr",
             lexer="contextual",
             start="script",
@@ -338,13 +351,6 @@ class _Language:
             maybe_placeholders=False,
             transformer=SimpleNamespace(**{rule: _spanned(build) for rule, build in RULES.items()}),
             cache=_cache_file() or False,
-        )
-        self.keywords: Mapping[str, str] = MappingProxyType(
-            {
-                terminal.name: terminal.name
-                for terminal in self._lark.terminals
-                if terminal.pattern.value == rf"{terminal.name}\b"
-            }
         )
 
     def machine(self, text: str) -> _Machine:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from lql.codes import Code
-from lql.diagnostics import Diagnostic, visible
+from lql.diagnostics import Diagnostic
 from lql.span import Span
+from lql.syntax_failure import Failure, shorten
 from lql.syntax_text import quote
-
-if TYPE_CHECKING:
-    from lql.syntax_errors import Failure
 
 _OPENING = "“”„‟«»‘’‚‛‹›＂＇`´"
 _CLOSING = re.compile(f"[{_OPENING}\"']")
@@ -76,12 +73,6 @@ def unquoted_run(text: str, start: int, keywords: Mapping[str, str]) -> str:
     while (word := more.match(text, end)) and word[1].upper() not in keywords:
         end = word.end()
     return text[start:end].split("|>")[0].rstrip() or text[start]
-
-
-def shorten(text: str, limit: int = 40) -> str:
-    """Return ``text`` on one line, cut to ``limit`` characters."""
-    text = visible(text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _line_end(text: str, start: int) -> int:

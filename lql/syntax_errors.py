@@ -7,145 +7,22 @@ a fixed order, from the most telling reason to the plainest, and builds one diag
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
-from functools import cached_property
 
 from lql.codes import Code
-from lql.diagnostics import Diagnostic, one_of
+from lql.diagnostics import Diagnostic, Related, one_of
 from lql.errors import LqlLiteralError, LqlSyntaxError
 from lql.span import SourceText, Span
-from lql.syntax_characters import explain_character, shorten, unquoted
-from lql.syntax_help import (
-    FIRST_WORDS,
-    RESERVED,
-    RESERVED_FORMS,
-    StatementHelp,
-    help_for,
-)
+from lql.syntax_characters import explain_character, unquoted
+from lql.syntax_failure import END, LITERALS, SYMBOLS, Failure, shorten, some_of
+from lql.syntax_help import FIRST_WORDS, RESERVED, RESERVED_FORMS
 from lql.syntax_text import quote, unquote
 
-END = "$END"
-MAX_EXPECTED = 8
-"""How many of the things that could stand at a place a message lists."""
-
-_LITERALS = {
-    "STRING": "a string in quotes",
-    "INTEGER": "a whole number",
-    "FLOAT": "a number",
-    "PARAMETER": "a :parameter",
-    "NAME": "a name",
-}
-_SYMBOLS = {
-    "SEMICOLON": ";",
-    "PIPE": "|>",
-    "COMMA": ",",
-    "OPEN": "(",
-    "CLOSE": ")",
-    "STAR": "*",
-    "MINUS": "-",
-    "EQ": "=",
-    "NE": "!=",
-    "LE": "<=",
-    "GE": ">=",
-    "LT": "<",
-    "GT": ">",
-}
+_COMPARATORS = ("EQ", "NE", "LE", "GE", "LT", "GT")
 _NEEDED = ("FROM", "VALUES", "SET", "WHERE", "INTO")
 """Keywords of clauses that a statement cannot do without."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lexeme:
-    """A token: terminal name (``$END`` for the end, empty for no token at all), text and place."""
-
-    kind: str
-    text: str
-    span: Span
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Where and why the parser stopped.
-
-    Attributes:
-        source: the text.
-        found: what cannot stand where it does.
-        legal: the terminals that could.
-        before: every token before it.
-        keywords: spelling of each keyword by terminal.
-    """
-
-    source: SourceText
-    found: Lexeme
-    legal: frozenset[str]
-    before: Sequence[Lexeme]
-    keywords: Mapping[str, str]
-
-    @cached_property
-    def is_word(self) -> bool:
-        """Whether a name or a keyword was found."""
-        return self.found.kind == "NAME" or self.found.kind in self.keywords
-
-    @cached_property
-    def legal_words(self) -> list[str]:
-        """The keywords that could stand here, in the grammar's order."""
-        return [self.keywords[name] for name in self.keywords if name in self.legal]
-
-    @cached_property
-    def statement(self) -> Sequence[Lexeme]:
-        """The tokens of the unfinished statement."""
-        start = len(self.before)
-        while start and self.before[start - 1].kind not in ("SEMICOLON", "PIPE"):
-            start -= 1
-        return self.before[start:]
-
-    @cached_property
-    def previous(self) -> Lexeme | None:
-        """The token before, if it belongs to the same statement."""
-        return self.statement[-1] if self.statement else None
-
-    @cached_property
-    def subject(self) -> str:
-        """What an expected literal belongs to: the nearest keyword before it."""
-        words = [lexeme.kind for lexeme in self.statement if lexeme.kind in self.keywords]
-        return words[-1] if words else "this"
-
-    @cached_property
-    def helps(self) -> tuple[StatementHelp, ...]:
-        """What the statement could look like."""
-        return help_for([lexeme.kind for lexeme in self.statement if lexeme.kind in self.keywords])
-
-    @cached_property
-    def begins_statement(self) -> bool:
-        """Whether a statement should begin here."""
-        return not self.statement and "SELECT" in self.legal
-
-    @cached_property
-    def expected(self) -> str:
-        """What could stand here, for people; long lists are cut."""
-        literals = [text for name, text in _LITERALS.items() if name in self.legal]
-        if "FLOAT" in self.legal:
-            literals.remove(_LITERALS["INTEGER"])
-        if len(literals) > 1 and "PARAMETER" in self.legal:
-            literals.remove(_LITERALS["PARAMETER"])
-        symbols = [f"`{text}`" for name, text in _SYMBOLS.items() if name in self.legal]
-        if "SEMICOLON" in self.legal and self.statement:
-            symbols.remove("`|>`")
-        words = ["a statement"] if self.begins_statement else self.legal_words
-        choices = literals + words + symbols
-        if len(choices) > MAX_EXPECTED:
-            rest = len(choices) - MAX_EXPECTED + 1
-            choices = [*choices[: MAX_EXPECTED - 1], f"one of {rest} more"]
-        return one_of(choices) or "the end of the text"
-
-    def diagnostic(self, code: Code, message: str, **parts: object) -> Diagnostic:
-        """Return a diagnostic about what was found; ``span`` and the rest can be overridden."""
-        return replace(
-            Diagnostic(code, message, source=self.source, span=self.found.span),
-            **parts,  # type: ignore[arg-type]
-        )
 
 
 def explain(failure: Failure) -> LqlSyntaxError:
@@ -169,6 +46,20 @@ def too_deep(source: SourceText, span: Span) -> LqlSyntaxError:
             span=span,
             label="too many open parentheses, NOT or EXPLAIN before this",
             helps=("write long alternatives as one list: column IN (…)",),
+        )
+    )
+
+
+def too_long(source: SourceText, span: Span, limit: int) -> LqlSyntaxError:
+    """Return the error for a script with more than ``limit`` tokens."""
+    return LqlSyntaxError(
+        Diagnostic(
+            Code.TOO_LONG,
+            f"the script has more than {limit:,} words, literals and symbols",
+            source=source,
+            span=span,
+            label="this is one too many",
+            helps=("split it into several scripts",),
         )
     )
 
@@ -205,9 +96,6 @@ def _is_reserved(failure: Failure) -> Diagnostic | None:
         Code.RESERVED,
         f"{form} is reserved for a later version of LQL",
         label="not available yet",
-        helps=(f"the statements of this version begin with {one_of(failure.legal_words)}",)
-        if not first
-        else (),
     )
 
 
@@ -215,22 +103,24 @@ def _lacks_semicolon(failure: Failure) -> Diagnostic | None:
     starts = "SEMICOLON" in failure.legal and failure.found.kind in FIRST_WORDS
     if not starts or failure.previous is None:
         return None
-    end = failure.previous.text
+    last = shorten(failure.previous.text)
     return failure.diagnostic(
         Code.MISSING_SEMICOLON,
         f"a ; is missing before {failure.found.text}",
         label="a new statement begins here",
-        helps=(f"end the statement before it with a semicolon: … {shorten(end)};",),
+        helps=(f"end the statement before it with a semicolon: … {last};",),
     )
 
 
 def _is_misspelt(failure: Failure) -> Diagnostic | None:
     if not failure.is_word:
         return None
-    strict = "STRING" in failure.legal or failure.found.kind != "NAME"
-    near = get_close_matches(
-        failure.found.text.upper(), failure.legal_words, n=3, cutoff=0.75 if strict else 0.6
-    )
+    word = failure.found.text.upper()
+    # Where text could stand or the word means something elsewhere, only a near miss is a typo.
+    doubtful = "STRING" in failure.legal or failure.found.kind in failure.keywords
+    near = get_close_matches(word, failure.legal_words, n=3, cutoff=0.75 if doubtful else 0.6)
+    if not near and len(word) > 2 and "STRING" not in failure.legal:
+        near = [legal for legal in failure.legal_words if legal.startswith(word)][:3]
     if not near:
         return None
     place = "statement" if failure.begins_statement else "word"
@@ -245,17 +135,12 @@ def _is_misspelt(failure: Failure) -> Diagnostic | None:
 def _is_no_statement(failure: Failure) -> Diagnostic | None:
     if not failure.begins_statement:
         return None
+    helps = (f"statements begin with {some_of(failure.legal_words)}",)
     if failure.is_word:
-        return failure.diagnostic(
-            Code.UNKNOWN_STATEMENT,
-            f"no statement begins with {shorten(failure.found.text)}",
-            helps=(f"statements begin with {one_of(failure.legal_words)}",),
-        )
-    return failure.diagnostic(
-        Code.UNEXPECTED,
-        f"{found(failure)} stands where a statement should begin",
-        helps=(f"statements begin with {one_of(failure.legal_words)}",),
-    )
+        message = f"no statement begins with {shorten(failure.found.text)}"
+        return failure.diagnostic(Code.UNKNOWN_STATEMENT, message, helps=helps)
+    message = f"{found(failure)} stands where a statement should begin"
+    return failure.diagnostic(Code.UNEXPECTED, message, helps=helps)
 
 
 def _lacks_quotes(failure: Failure) -> Diagnostic | None:
@@ -298,43 +183,102 @@ def _is_negative(failure: Failure) -> Diagnostic | None:
 
 def _has_wrong_type(failure: Failure) -> Diagnostic | None:
     kind, text = failure.found.kind, failure.found.text
-    wanted = next((name for name in ("STRING", "INTEGER", "OPEN") if name in failure.legal), None)
-    takes_list = wanted == "OPEN" and failure.subject == "IN"
-    if kind == "OPEN" and failure.previous and failure.previous.kind in _SYMBOLS and wanted:
+    after = failure.previous.kind if failure.previous else ""
+    if kind == "OPEN" and after in _COMPARATORS:
         return failure.diagnostic(
             Code.WRONG_TYPE,
-            f"{failure.previous.text} compares with one value, not with a list",
+            f"{SYMBOLS[after]} compares with one value, not with a list",
             label=f"expected {failure.expected}",
             helps=("write IN (…) to compare with several",),
         )
-    if kind not in ("STRING", "INTEGER", "FLOAT") or not wanted or (wanted == "OPEN") > takes_list:
+    if kind not in ("STRING", "INTEGER", "FLOAT", "NAME"):
         return None
     suggestions: tuple[str, ...] = ()
-    if takes_list:
-        suggestions = (f"({text})",)
-    elif wanted == "STRING":
+    if after == "IN":
+        wanted = "a list in parentheses"
+        suggestions = (f"({text})",) if kind != "NAME" else (f"({quote(text)})",)
+    elif "STRING" in failure.legal:
+        wanted = LITERALS["STRING"]
         suggestions = (quote(text),)
-    elif kind == "STRING" and unquote(text).isascii() and unquote(text).isdigit():
-        suggestions = (unquote(text),)
-    takes = "a list in parentheses" if takes_list else _LITERALS[wanted]
+    elif "INTEGER" in failure.legal:
+        wanted = failure.expected
+        digits = unquote(text) if kind == "STRING" else ""
+        suggestions = (digits,) if digits.isascii() and digits.isdigit() else ()
+    else:
+        return None
     return failure.diagnostic(
         Code.WRONG_TYPE,
-        f"{failure.subject} takes {takes}, not {found(failure)}",
+        f"{failure.subject} takes {wanted}, not {found(failure)}",
         label=f"expected {failure.expected}",
         suggestions=suggestions,
     )
 
 
+def _lacks_columns(failure: Failure) -> Diagnostic | None:
+    """``SELECT FROM EDGES``: the grammar took FROM for a column."""
+    if [lexeme.text.upper() for lexeme in failure.statement] != ["SELECT", "FROM"]:
+        return None
+    return failure.diagnostic(
+        Code.MISSING_CLAUSE,
+        "SELECT needs columns before FROM",
+        span=failure.statement[1].span,
+        label="expected `*` or column names",
+        suggestions=("* FROM",),
+    )
+
+
 def _lacks_clause(failure: Failure) -> Diagnostic | None:
     needed = [word for word in _NEEDED if word in failure.legal]
-    if not needed or "SEMICOLON" in failure.legal or failure.found.kind == "NAME":
+    if not needed or "SEMICOLON" in failure.legal:
+        return None
+    if failure.found.kind == "NAME" and not failure.legal <= {*_NEEDED}:
         return None
     first = failure.statement[0].text.upper()
     return failure.diagnostic(
         Code.MISSING_CLAUSE,
         f"{first} needs {one_of(needed)} before {found(failure)}",
         label=f"expected {failure.expected}",
-        helps=tuple(f"write it like this: {entry.syntax}" for entry in failure.helps[:1]),
+    )
+
+
+def _lacks_value(failure: Failure) -> Diagnostic | None:
+    ended = failure.ends or failure.found.kind in failure.keywords
+    wanted = failure.legal & {"STRING", "INTEGER", "FLOAT", "NAME"}
+    if not ended or not wanted or failure.previous is None or "SEMICOLON" in failure.legal:
+        return None
+    return failure.diagnostic(
+        Code.MISSING_CLAUSE,
+        f"{failure.previous.text} needs {failure.expected}",
+        label="it is missing before this",
+    )
+
+
+def _lacks_parenthesis(failure: Failure) -> Diagnostic | None:
+    if not failure.ends or "CLOSE" not in failure.legal:
+        return None
+    depth = 0
+    for lexeme in reversed(failure.statement):
+        depth += {"CLOSE": 1, "OPEN": -1}.get(lexeme.kind, 0)
+        if depth < 0:
+            return failure.diagnostic(
+                Code.UNEXPECTED,
+                "a parenthesis is never closed",
+                span=lexeme.span,
+                label="opened here",
+                related=(Related(failure.found.span, f"expected {failure.expected}"),),
+            )
+    return None
+
+
+def _is_aggregate(failure: Failure) -> Diagnostic | None:
+    before = failure.previous
+    if failure.found.kind != "OPEN" or before is None or "EQ" not in failure.legal:
+        return None
+    return failure.diagnostic(
+        Code.UNEXPECTED,
+        f"{before.text} is no column, and WHERE compares columns",
+        span=before.span,
+        helps=("conditions on aggregates stand in HAVING, after GROUP BY",),
     )
 
 
@@ -345,7 +289,7 @@ def _cannot_stand(failure: Failure) -> Diagnostic:
         Code.UNEXPECTED,
         f"{found(failure)} cannot stand here",
         label=f"expected {failure.expected}",
-        helps=("equality is one =",) if twice else (),
+        helps=("equality is written with one =",) if twice else (),
     )
 
 
@@ -353,6 +297,7 @@ _REASONS: tuple[Callable[[Failure], Diagnostic | None], ...] = (
     _ends_too_early,
     _is_reserved,
     _lacks_semicolon,
+    _lacks_columns,
     _splits_string,
     _is_misspelt,
     _is_no_statement,
@@ -360,11 +305,11 @@ _REASONS: tuple[Callable[[Failure], Diagnostic | None], ...] = (
     _is_negative,
     _has_wrong_type,
     _lacks_clause,
+    _lacks_value,
+    _lacks_parenthesis,
+    _is_aggregate,
     _cannot_stand,
 )
-
-
-# --------------------------------------------------------------------------- wording
 
 
 def found(failure: Failure) -> str:

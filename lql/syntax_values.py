@@ -21,6 +21,7 @@ Children: TypeAlias = Sequence[Any]
 Builder: TypeAlias = Callable[[Children, Span], Any]
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+_TOO_BIG = "the whole number does not fit into 64 bits"
 _INTEGER_DIGITS = len(str(INTEGER_MAX))
 
 
@@ -55,40 +56,49 @@ def plain(child: Any) -> Any:
 # --------------------------------------------------------------------------- literals
 
 
-def check_integer(value: int, slot: ast.Slot, span: Span) -> None:
-    """Refuse a whole number that makes no sense at its place.
-
-    Raises:
-        LqlLiteralError: LQL0302.
-    """
+def integer_problem(value: int, slot: ast.Slot, span: Span) -> Diagnostic | None:
+    """Return what is wrong with a whole number at its place, LQL0302, or ``None``."""
     minimum = slot.minimum
     if minimum is not None and value < minimum:
-        raise LqlLiteralError(
-            Diagnostic(
-                Code.OUT_OF_RANGE,
-                f"the {slot.value} must be at least {minimum}, not {value}",
-                span=span,
-                label=f"at least {minimum}",
-            )
+        return Diagnostic(
+            Code.OUT_OF_RANGE,
+            f"the {slot.value} must be at least {minimum}, not {value}",
+            span=span,
+            label=f"at least {minimum}",
         )
     if not INTEGER_MIN <= value <= INTEGER_MAX:
-        raise _too_big("a whole number has at most 63 bits", span)
+        return Diagnostic(Code.OUT_OF_RANGE, _TOO_BIG, span=span, label="out of range")
+    return None
 
 
-def _too_big(message: str, span: Span) -> LqlLiteralError:
-    return LqlLiteralError(Diagnostic(Code.OUT_OF_RANGE, message, span=span, label="out of range"))
+def range_problem(first: int, last: int, span: Span) -> Diagnostic | None:
+    """Return what is wrong with a layer range, LQL0303, or ``None``."""
+    if first <= last:
+        return None
+    return Diagnostic(
+        Code.INVERTED_RANGE,
+        f"the range {first}-{last} ends before it begins",
+        span=span,
+        suggestions=(f"{last}-{first}",),
+    )
+
+
+def _refuse(problem: Diagnostic | None) -> None:
+    if problem is not None:
+        raise LqlLiteralError(problem)
 
 
 def _integer(digits: str, span: Span, *, negative: bool = False) -> int:
     if len(digits.lstrip("0")) > _INTEGER_DIGITS:  # int() itself refuses thousands of digits
-        raise _too_big("a whole number has at most 63 bits", span)
+        _refuse(Diagnostic(Code.OUT_OF_RANGE, _TOO_BIG, span=span, label="out of range"))
     return -int(digits) if negative else int(digits)
 
 
 def _float(digits: str, span: Span, *, negative: bool = False) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise _too_big("the number is too large for 64 bits", span)
+        message = "the number is too large for a 64-bit float"
+        _refuse(Diagnostic(Code.OUT_OF_RANGE, message, span=span, label="out of range"))
     return -value if negative else value
 
 
@@ -106,7 +116,7 @@ def slot_rule(slot: ast.Slot) -> Builder:
         if token.type == "STRING":
             return ast.Text(unquote(token), span=span)
         value = _integer(token, span)
-        check_integer(value, slot, span)
+        _refuse(integer_problem(value, slot, span))
         return ast.Integer(value, span=span)
 
     return build
@@ -125,7 +135,7 @@ def _number_value(children: Children, span: Span) -> ast.Integer | ast.Number:
     if token.type == "FLOAT":
         return ast.Number(_float(token, span, negative=negative), span=span)
     value = _integer(token, span, negative=negative)
-    check_integer(value, ast.Slot.VALUE, span)
+    _refuse(integer_problem(value, ast.Slot.VALUE, span))
     return ast.Integer(value, span=span)
 
 
@@ -137,25 +147,8 @@ def _layer_range(children: Children, span: Span) -> ast.LayerRange:
     bounds = parts(children)
     first, last = bounds[0], bounds[-1]
     if isinstance(first, ast.Integer) and isinstance(last, ast.Integer):
-        check_range(first.value, last.value, span)
+        _refuse(range_problem(first.value, last.value, span))
     return ast.LayerRange(first, last, span=span)
-
-
-def check_range(first: int, last: int, span: Span) -> None:
-    """Refuse a layer range that ends before it begins.
-
-    Raises:
-        LqlLiteralError: LQL0303.
-    """
-    if first > last:
-        raise LqlLiteralError(
-            Diagnostic(
-                Code.INVERTED_RANGE,
-                f"the range {first}-{last} ends before it begins",
-                span=span,
-                suggestions=(f"{last}-{first}",),
-            )
-        )
 
 
 # --------------------------------------------------------------------------- names
