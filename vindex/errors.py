@@ -5,7 +5,7 @@
     VindexError
     ├── VindexNotFound        VDX01  the path holds no vindex
     ├── VindexInvalid         VDX02  index.json, a manifest or a file contradicts itself
-    ├── VindexIncomplete      VDX03  required tensors or files are missing; names the command that mends it
+    ├── VindexIncomplete      VDX03  required tensors or files are missing; says how to mend it
     ├── LevelTooLow           VDX04  the extract level does not hold what was asked for
     ├── Unsupported           VDX05  a family, dtype or layout this version cannot represent exactly
     ├── CheckpointError       VDX06  a checkpoint cannot be found or read

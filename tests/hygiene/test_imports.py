@@ -59,7 +59,7 @@ FORBIDDEN = {
     "vindex/": ("lql",),
     "lql/render/": ("lql.execute", "lql.session", "lql.inference", "lql.repl", "lql.cli"),
     "lql/results/": ("lql.render", "lql.execute", "lql.session", "lql.inference"),
-    "lql/ast.py": ("lql.parser", "lql.execute", "lql.session", "lql.inference", "vindex"),
+    "lql/ast.py": ("lql.parser", "lql.execute", "lql.session", "lql.inference", "vindex.store"),
     "lql/inference/": ("lql.execute", "lql.session", "lql.render", "lql.repl", "lql.cli"),
     "lql/execute/": ("lql.render", "lql.repl", "lql.cli", "lql.batch"),
     "lql/session.py": ("lql.render", "lql.repl", "lql.cli", "lql.batch"),
