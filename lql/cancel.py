@@ -14,7 +14,7 @@ class Cancelled(Exception):
 
 
 class CancelToken:
-    """Set from any thread; the worker calls ``check`` at points where stopping leaves nothing half done."""
+    """Set from any thread; the worker calls ``check`` where stopping leaves nothing half done."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -15,7 +15,7 @@ class Progress(Protocol):
         """Report ``amount`` more units of the current phase."""
 
     def check(self) -> None:
-        """Raise ``vindex.errors.Interrupted`` (or the caller's own) if cancellation was asked for."""
+        """Raise (``vindex.errors.Interrupted`` or the caller's own) if asked to cancel."""
 
 
 class NullProgress:

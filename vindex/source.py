@@ -56,7 +56,7 @@ class ModelSource(Protocol):
 
     @property
     def tokenizer_config(self) -> Mapping[str, Any]:
-        """``tokenizer_config.json`` (empty when absent): special tokens, ``add_bos_token``, template."""
+        """``tokenizer_config.json``, empty when absent: special tokens, ``add_bos_token`` …"""
 
     @property
     def generation_config(self) -> Mapping[str, Any]:

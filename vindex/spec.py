@@ -112,7 +112,7 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class FfnSpec:
-    """Feed-forward of one layer: ``down(act(gate x) * up x)`` when gated, else ``down(act(up x))``."""
+    """Feed-forward of one layer: ``down(act(gate x) * up x)``; ungated ``down(act(up x))``."""
 
     width: int
     activation: Activation
