@@ -29,7 +29,7 @@ from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
 from vindex.seal import Seal, read_seal
 from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
-from vindex.store import Contents, extract_hint
+from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
 
@@ -60,7 +60,10 @@ def inspect(path: Path) -> Contents:
         raise VindexIncomplete(f"{files.TOKENIZER} is missing from {path}", path=path)
     declared, entries = _read_manifest(path, seal, maps)
     lost_head = _HEAD_KEY in declared and _HEAD_KEY not in entries
-    spec, notes = _read_spec(path, index, seal, entries.keys() | ({_HEAD_KEY} & declared))
+    # Below inference level nobody can tell whether there was a head, and nobody needs it.
+    may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
+    have_keys = entries.keys() | ({_HEAD_KEY} if may_have_head else set())
+    spec, notes = _read_spec(path, index, seal, have_keys)
     lacking: VindexError | None = None
     if index.quant is not Quant.NONE or index.fp4 is not None or index.bitnet_layout is not None:
         lacking = _quantised(path)
@@ -90,13 +93,13 @@ def _find(path: Path) -> None:
     if not path.exists():
         raise VindexNotFound(
             f"there is no vindex at {path}",
-            hint=f'make one with: EXTRACT MODEL "…" INTO "{path}" WITH INFERENCE;',
+            hint=f'make one with: EXTRACT MODEL "…" INTO {quoted(str(path))} WITH INFERENCE;',
             path=path,
         )
     if not path.is_dir():
         raise VindexNotFound(
             f"{path} is a file; a vindex is a directory",
-            hint=f'to run a checkpoint directly: USE MODEL "{path}";',
+            hint=f"to run a checkpoint directly: USE MODEL {quoted(str(path))};",
             path=path,
         )
     if (path / files.LARQL_CHECKPOINT).exists():
@@ -110,7 +113,8 @@ def _find(path: Path) -> None:
         raise VindexNotFound(
             f"{path} is not a vindex: it has no {files.INDEX}",
             hint=(
-                f'it looks like a checkpoint: EXTRACT MODEL "{path}" INTO "…" WITH INFERENCE;'
+                f"it looks like a checkpoint: EXTRACT MODEL {quoted(str(path))} "
+                'INTO "…" WITH INFERENCE;'
                 if is_checkpoint
                 else None
             ),

@@ -321,8 +321,17 @@ class Vindex:
 
 def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
     """The statement that writes this vindex again at a level."""
-    with_level = "" if level is ExtractLevel.BROWSE else f" WITH {level.value.upper()}"
-    return f're-extract with: EXTRACT MODEL "{index.model}" INTO "{path}"{with_level} OVERWRITE;'
+    dtype = "" if index.dtype is StorageDtype.F16 else f" DTYPE {index.dtype.value}"
+    return (
+        f"re-extract with: EXTRACT MODEL {quoted(index.model)} INTO {quoted(str(path))} "
+        f"WITH {level.value.upper()}{dtype} OVERWRITE;"
+    )
+
+
+def quoted(text: str) -> str:
+    """A string as a statement spells it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '""')
+    return f'"{escaped}"'
 
 
 def open_vindex(path: str | Path) -> Vindex:
