@@ -49,15 +49,15 @@ GEMMA3: dict[str, Any] = {
 }
 
 
-def random_arrays(config: Mapping[str, Any], seed: int = 0, *, head: bool = True) -> Arrays:
-    """Every tensor of a model by its Hugging Face name, float32, standard normal."""
+def random_arrays(config: Mapping[str, Any], seed: int = 0) -> Arrays:
+    """Every tensor a model needs by its Hugging Face name, float32, standard normal."""
     spec = spec_from_config(config)
     family = family_of(spec)
     rng = np.random.default_rng(seed)
     return {
         family.checkpoint_name(tensor.key): rng.standard_normal(tensor.shape, dtype=np.float32)
         for tensor in spec.tensors
-        if not tensor.optional or (head and not spec.tied)
+        if not tensor.optional
     }
 
 
