@@ -5,6 +5,7 @@
 ``title`` names the statement in messages. The nodes below a statement are in
 ``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; both are re-exported here.
 """
+# ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
 from __future__ import annotations
 
@@ -14,154 +15,60 @@ from typing import ClassVar, TypeAlias
 from lql.span import NO_SOURCE, SourceText
 from lql.syntax_nodes import (
     Aggregate as Aggregate,
-)
-from lql.syntax_nodes import (
     And as And,
-)
-from lql.syntax_nodes import (
     Assignment as Assignment,
-)
-from lql.syntax_nodes import (
     Between as Between,
-)
-from lql.syntax_nodes import (
     Column as Column,
-)
-from lql.syntax_nodes import (
     Comparison as Comparison,
-)
-from lql.syntax_nodes import (
     Condition as Condition,
-)
-from lql.syntax_nodes import (
     Current as Current,
-)
-from lql.syntax_nodes import (
     EdgeRow as EdgeRow,
-)
-from lql.syntax_nodes import (
     In as In,
-)
-from lql.syntax_nodes import (
     Integer as Integer,
-)
-from lql.syntax_nodes import (
     IntegerSlot as IntegerSlot,
-)
-from lql.syntax_nodes import (
     IsNull as IsNull,
-)
-from lql.syntax_nodes import (
     LayerRange as LayerRange,
-)
-from lql.syntax_nodes import (
     Like as Like,
-)
-from lql.syntax_nodes import (
     ListLiteral as ListLiteral,
-)
-from lql.syntax_nodes import (
     Nearest as Nearest,
-)
-from lql.syntax_nodes import (
     Node as Node,
-)
-from lql.syntax_nodes import (
     Not as Not,
-)
-from lql.syntax_nodes import (
     Number as Number,
-)
-from lql.syntax_nodes import (
     NumberSlot as NumberSlot,
-)
-from lql.syntax_nodes import (
     Operand as Operand,
-)
-from lql.syntax_nodes import (
     Or as Or,
-)
-from lql.syntax_nodes import (
     Parameter as Parameter,
-)
-from lql.syntax_nodes import (
     Route as Route,
-)
-from lql.syntax_nodes import (
     Scalar as Scalar,
-)
-from lql.syntax_nodes import (
     SelectItem as SelectItem,
-)
-from lql.syntax_nodes import (
     SortKey as SortKey,
-)
-from lql.syntax_nodes import (
     Star as Star,
-)
-from lql.syntax_nodes import (
     Text as Text,
-)
-from lql.syntax_nodes import (
     TextSlot as TextSlot,
-)
-from lql.syntax_nodes import (
     Value as Value,
-)
-from lql.syntax_nodes import (
     VindexRef as VindexRef,
 )
 from lql.syntax_words import (
     Band as Band,
-)
-from lql.syntax_words import (
     Comparator as Comparator,
-)
-from lql.syntax_words import (
     Component as Component,
-)
-from lql.syntax_words import (
     Detail as Detail,
-)
-from lql.syntax_words import (
     Direction as Direction,
-)
-from lql.syntax_words import (
+    ExtractLevel as ExtractLevel,
     Function as Function,
-)
-from lql.syntax_words import (
     InsertMode as InsertMode,
-)
-from lql.syntax_words import (
     MergeConflict as MergeConflict,
-)
-from lql.syntax_words import (
     ModelFormat as ModelFormat,
-)
-from lql.syntax_words import (
     PatchConflict as PatchConflict,
-)
-from lql.syntax_words import (
     PromptMode as PromptMode,
-)
-from lql.syntax_words import (
+    Quant as Quant,
     Slot as Slot,
-)
-from lql.syntax_words import (
     SlotType as SlotType,
-)
-from lql.syntax_words import (
+    StorageDtype as StorageDtype,
     Table as Table,
-)
-from lql.syntax_words import (
     TracePositions as TracePositions,
-)
-from lql.syntax_words import (
     WalkMode as WalkMode,
 )
-from vindex.kinds import ExtractLevel as ExtractLevel
-from vindex.kinds import Quant as Quant
-from vindex.kinds import StorageDtype as StorageDtype
 
 
 @dataclass(frozen=True, slots=True)

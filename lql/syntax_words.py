@@ -1,12 +1,16 @@
 """The closed vocabularies of the language: every word list that a clause chooses from.
 
-A member's value is the keyword as it is written; ``ExtractLevel``, ``StorageDtype`` and ``Quant``
-live in ``vindex.kinds`` because the format defines them.
+A member's value is the keyword as it is written. The words that the format defines, levels and
+dtypes, come from ``vindex.kinds``, which needs no NumPy.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+
+from vindex.kinds import ExtractLevel as ExtractLevel
+from vindex.kinds import Quant as Quant
+from vindex.kinds import StorageDtype as StorageDtype
 
 
 class Component(Enum):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import total_ordering
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @total_ordering
@@ -51,14 +52,12 @@ class StorageDtype(Enum):
     @property
     def carrier(self) -> npt.DTypeLike:
         """The little-endian NumPy dtype that holds this element type's bytes."""
-        return _CARRIERS[self]
+        import numpy as np  # here, so that the language can name a dtype without loading NumPy
+
+        return np.dtype(_CARRIERS[self])
 
 
-_CARRIERS: dict[StorageDtype, npt.DTypeLike] = {
-    StorageDtype.F32: np.dtype("<f4"),
-    StorageDtype.F16: np.dtype("<f2"),
-    StorageDtype.BF16: np.dtype("<u2"),
-}
+_CARRIERS = {StorageDtype.F32: "<f4", StorageDtype.F16: "<f2", StorageDtype.BF16: "<u2"}
 
 
 class Quant(Enum):
