@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, assert_never
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import to_filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -94,11 +96,11 @@ def run_repl(
     Raises:
         LqlError: the vindex to open first cannot be opened.
     """
-    shown = _DetachableProgress(progress)
-    with Session(progress=shown) as session:
+    shown = DetachableProgress(progress)
+    with _typing_on_terminal(reporter), Session(progress=shown) as session:
         if options.use is not None:
             reporter.finished(session.execute(ast.UseVindex(ast.Text(options.use))))
-        repl = Repl(session, options, reporter, shown, on_bug)
+        repl = Repl(session, options, reporter, shown, on_bug=on_bug)
         repl.loop()
         repl.leave()
     return 0
@@ -112,13 +114,14 @@ class Repl:
         session: Session,
         options: ReplOptions,
         reporter: Reporter,
-        progress: _DetachableProgress,
+        progress: DetachableProgress | None = None,
+        *,
         on_bug: Callable[[Exception], object],
     ) -> None:
         self._session = session
         self._parameters = options.parameters
         self._reporter = reporter
-        self._progress = progress
+        self._progress = progress or DetachableProgress(None)
         self._on_bug = on_bug
         self._shell = Shell(reporter, options.format, options.render, KEYS)
         self._runner = Runner(self._execute, timeout_s=options.timeout_s)
@@ -139,7 +142,7 @@ class Repl:
             except EOFError:
                 return
             except KeyboardInterrupt:  # between two statements, or while a result was printed
-                self._shell.say("cancelled")
+                self._say_cancelled("cancelled")
 
     def handle(self, text: str) -> Outcome:
         """Run everything in a text, in order, up to the first thing that fails."""
@@ -195,9 +198,13 @@ class Repl:
     def _report(self, error: LqlError) -> None:
         diagnostic = error.diagnostic
         if error.code is Code.CANCELLED and self._reporter.style is ErrorStyle.TEXT:
-            self._shell.say("\n".join((diagnostic.message, *diagnostic.notes)))
+            self._say_cancelled(diagnostic.message, *diagnostic.notes)
         else:
             self._reporter.error(diagnostic)
+
+    def _say_cancelled(self, *lines: str) -> None:
+        over_echo = "\r" if self._reporter.err.isatty() else ""  # the terminal has echoed ^C
+        self._shell.say(over_echo + "\n".join(lines))
 
     def _tell_history_problem(self) -> None:
         problem = self._history.problem
@@ -207,9 +214,7 @@ class Repl:
     # ----------------------------------------------------------------- the prompt
 
     def _make_prompt(self, *, color: bool) -> PromptSession[str]:
-        on_stdout = self._reporter.out.isatty()
         prompt: PromptSession[str] = PromptSession(
-            output=None if on_stdout else create_output(always_prefer_tty=True),
             multiline=True,
             prompt_continuation=_continuation,
             bottom_toolbar=self._toolbar,
@@ -239,12 +244,19 @@ class Repl:
         )
 
 
+def _typing_on_terminal(reporter: Reporter) -> AbstractContextManager[object]:
+    """Where standard output is no terminal, prompts go to the one that standard error is."""
+    if reporter.out.isatty():
+        return nullcontext()
+    return create_app_session(output=create_output(always_prefer_tty=True))
+
+
 def _continuation(width: int, line_number: int, wrap_count: int) -> StyleAndTextTuples:
     text = " " * width if wrap_count else toolbar.continuation(width)
     return [("class:prompt-continuation", text)]
 
 
-class _DetachableProgress:
+class DetachableProgress:
     """Progress of the statement that the user waits for: a detached one draws nothing.
 
     Args:

@@ -97,17 +97,17 @@ def wanted(before: str) -> Request:
     """
     if len(before) > MAX_LENGTH:
         return NOTHING
-    parts = split(before)
-    last = parts[-1] if parts else Statements("", len(before))
-    match last:
-        case CommandLine() if "\n" not in before[last.span.start :]:
-            return _in_command(before[last.span.start :])
-        case CommandLine():
-            return _in_statement("")
-        case Statements():
-            return _in_statement(_open_statement(last.text))
-        case _:
-            assert_never(last)
+    line_start = before.rfind("\n") + 1
+    unread = 0
+    match split(before)[-1:]:
+        case [CommandLine(span=span)] if span.start == line_start:
+            return _in_command(before[line_start:])
+        case [CommandLine(span=span)]:
+            unread = span.end + 1
+        case [Statements(start=start)]:
+            unread = start
+    text = _open_statement(before[unread:])
+    return _in_statement(text, begins_line=len(before) - len(text) <= line_start)
 
 
 def _in_command(line: str) -> Request:
@@ -120,13 +120,14 @@ def _in_command(line: str) -> Request:
     return Request(argument.lstrip(), (CommandArgument(command.argument),))
 
 
-def _in_statement(text: str) -> Request:
+def _in_statement(text: str, *, begins_line: bool) -> Request:
+    """Look at the end of an unfinished statement; a command can stand where it begins a line."""
     here = expectation(text)
     typed = text[here.start :]
     wants: list[Want] = []
     if not typed.startswith(('"', "'")):
         wants += _keywords(here)
-        if is_blank(text[: here.start]):
+        if wants and begins_line and is_blank(text[: here.start]):
             wants.append(CommandNames(backslash=False))
     kind = None if here.slot is None else _PATHS.get(here.slot)
     if kind is not None and "STRING" in here.legal:
