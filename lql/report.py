@@ -83,7 +83,7 @@ class Reporter:
         if meta.truncated is not None:
             cut = meta.truncated
             self.note(f"{cut.shown} of {cut.total} rows are shown; {cut.more} shows more")
-        if self.timing:
+        if self.timing and result.form is not Form.STATUS:
             rows = len(result.to_rows()) if result.form is Form.ROWS else None
             count = "" if rows is None else f"{rows} row{'s' * (rows != 1)}, "
             load = f", {duration(meta.load_s)} of it loading weights" if meta.load_s else ""

@@ -77,10 +77,9 @@ class _Run:
         cancel = CancelToken()
         model = self._supervised(lambda: self.session.model(cancel=cancel), cancel)
         if self.command.chat is None and model.is_instruct:
-            used = "in its chat template" if self._mode(model) is PromptMode.CHAT else "as typed"
-            self.reporter.note(
-                f"this is an instruct model and prompts are sent {used}; --chat and --raw choose"
-            )
+            chat = self._mode(model) is PromptMode.CHAT
+            used, other = ("in its template", "--raw") if chat else ("as typed", "--chat")
+            self.reporter.note(f"this instruct model gets prompts {used}; {other} is the other way")
 
     def converse(self) -> None:
         """Answer line after line. A person may interrupt an answer and go on; a pipe may not."""

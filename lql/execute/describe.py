@@ -87,11 +87,13 @@ def _silence(vindex: Vindex, entity: str, layers: Sequence[int], *, relations_on
     query = entity_query(vindex, entity)
     if query is None:
         return f'no signal: no token of "{entity}" has an embedding'
-    features = sum(map(vindex.num_features, layers))
-    what = "labelled edge" if relations_only else "edge"
-    strongest = max((hit.gate for hit in gate_walk(vindex, query, layers, 1)), default=0.0)
-    return (
-        f'no signal: {features:,} features give "{entity}" no {what}; an edge needs a gate of '
-        f"{GATE_FLOOR:g} or more and a content word, the largest gate here is {strongest:.1f}. "
-        "Static evidence is weak; INFER asks the model itself"
-    )
+    features = f"{sum(map(vindex.num_features, layers)):,} features"
+    gate = max((hit.gate for hit in gate_walk(vindex, query, layers, 1)), default=0.0)
+    ask = "INFER asks the model itself"
+    if gate < GATE_FLOOR:
+        return (
+            f'no signal: {features} answer "{entity}" with a gate of {gate:.1f} at most, '
+            f"an edge needs {GATE_FLOOR:g}; {ask}"
+        )
+    missing = "a relation label" if relations_only else "a content word of its own"
+    return f'no signal: of {features}, none with a gate for "{entity}" has {missing}; {ask}'

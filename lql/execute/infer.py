@@ -84,12 +84,15 @@ def _note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context
         return
     match mode:
         case ast.PromptMode.RAW:
-            used, other = "as typed (RAW)", "CHAT puts it into the model's chat template"
+            context.note(
+                "this instruct model got the prompt as typed (RAW); CHAT wraps it in its template"
+            )
         case ast.PromptMode.CHAT:
-            used, other = "in the model's chat template (CHAT)", "RAW sends it as typed"
+            context.note(
+                "this instruct model got the prompt in its template (CHAT); RAW sends it as typed"
+            )
         case _:
             assert_never(mode)
-    context.note(f"this is an instruct model and the prompt was sent {used}; {other}")
 
 
 # --------------------------------------------------------------------------- EXPLAIN INFER
