@@ -173,7 +173,7 @@ def parse_arguments(argv: Sequence[str]) -> Command:
 
 def error_style(argv: Sequence[str]) -> ErrorStyle:
     """``--errors`` of a command line that may be wrong elsewhere; ``TEXT`` if it is not there."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         value = following if word == "--errors" else word.removeprefix("--errors=")
         if word.startswith("--errors") and value in {style.value for style in ErrorStyle}:
             return ErrorStyle(value)

@@ -41,7 +41,6 @@ from lql.syntax_tokens import TokenKind
 
 if TYPE_CHECKING:
     from lql.cancel import CancelToken
-    from lql.params import ParameterValue
     from lql.render.progress import ProgressBar
 
 _INPUT_NAME = "<input>"
@@ -66,14 +65,14 @@ class ReplOptions:
 
     Attributes:
         use: a vindex to open first.
-        parameters: values of ``:name`` in what is typed.
+        parameters: values of ``:name`` in what is typed, as words.
         timeout_s: time allowed for each statement.
     """
 
     use: str | None = None
     format: Format = Format.TABLE
     render: RenderOptions = field(default_factory=RenderOptions)
-    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
 
 
@@ -180,7 +179,7 @@ class Repl:
         script = self._session.prepare(
             text,
             name=_INPUT_NAME,
-            parameters={name: v for name, v in self._parameters.items() if name in used},
+            words={name: v for name, v in self._parameters.items() if name in used},
         )
         renderer = self._shell.renderer()
         try:

@@ -148,7 +148,7 @@ def test_timing_follows_each_result(typing: Typing) -> None:
 
 
 def test_parameters_are_bound_where_they_occur(typing: Typing) -> None:
-    typing.options = ReplOptions(parameters={"from": 1, "to": 2})
+    typing.options = ReplOptions(parameters={"from": "1", "to": "2"})
 
     out = typing("SHOW LAYERS :from-:to;\rSTATS;\r")
 
