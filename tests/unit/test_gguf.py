@@ -23,6 +23,7 @@ from tests.unit.checkpoint_files import (
 )
 from vindex.checkpoint import balance, open_checkpoint
 from vindex.checkpoint._gguf_file import GgufFile
+from vindex.dtypes import from_float32
 from vindex.errors import CheckpointError, LedgerRefusal, Unsupported, VindexError
 from vindex.families import spec_from_config
 from vindex.kinds import StorageDtype
@@ -99,6 +100,24 @@ def test_encodings_decode_as_gguf_does(tmp_path: Path, encoding: str) -> None:
         assert (info.dtype, info.stored) == (lossless, encoding)
         raw = checkpoint.read(name, info.dtype)
         assert raw.dtype == np.dtype(lossless.carrier)
+
+
+@pytest.mark.parametrize("dtype", list(StorageDtype))
+def test_blocks_of_rows_join_up(
+    tmp_path: Path, dtype: StorageDtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large matrices are decoded block by block; small blocks must give the same."""
+    config = {**LLAMA, **WIDE}
+    path = write_gguf(tmp_path / "m.gguf", config, random_arrays(config), encoding="Q8_0")
+    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qv"]
+    with open_checkpoint(path) as checkpoint:
+        whole = [from_float32(checkpoint.read(name, F32), dtype) for name in names]
+        monkeypatch.setattr("vindex.checkpoint.gguf._BLOCK_ELEMENTS", 256 * 7)
+        monkeypatch.setattr("vindex.checkpoint._gguf_file._CHUNK_ELEMENTS", 256 * 3)
+        monkeypatch.setattr("vindex.checkpoint._convert._CHUNK_ELEMENTS", 100)
+        for name, expected in zip(names, whole, strict=True):
+            np.testing.assert_array_equal(checkpoint.read(name, dtype), expected)
+            np.testing.assert_array_equal(checkpoint.read_rows(name, 3, 61, dtype), expected[3:61])
 
 
 @pytest.mark.parametrize("encoding", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ2_XXS"])

@@ -31,6 +31,8 @@ from vindex.files import CONFIG
 from vindex.kinds import StorageDtype
 from vindex.spec import ModelSpec, Role, TensorSpec
 
+_BLOCK_ELEMENTS = 1 << 22
+
 _GGUF_NAMES: Mapping[Role, str] = {
     Role.EMBED: "token_embd.weight",
     Role.FINAL_NORM: "output_norm.weight",
@@ -227,12 +229,28 @@ class GgufCheckpoint:
     def _decode(
         self, mapped: _Mapped, start: int, stop: int, dtype: StorageDtype
     ) -> npt.NDArray[np.generic]:
-        """Flattened rows ``[stop - start, last axis]`` in Hugging Face order."""
+        """Flattened rows ``[stop - start, last axis]`` in Hugging Face order.
+
+        A narrower dtype than the decoded one is filled block by block, so that a large matrix is
+        never whole in float32.
+        """
+        width = mapped.tensor.shape[-1]
+        step = max(1, _BLOCK_ELEMENTS // width)
+        if stop - start <= step or self._file.info(mapped.tensor).dtype is dtype:
+            return self._decode_block(mapped, start, stop, dtype)
+        result = np.empty((stop - start, width), dtype=dtype.carrier)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            result[first - start : last - start] = self._decode_block(mapped, first, last, dtype)
+        return result
+
+    def _decode_block(
+        self, mapped: _Mapped, start: int, stop: int, dtype: StorageDtype
+    ) -> npt.NDArray[np.generic]:
         stored = self._file.info(mapped.tensor).dtype
         if mapped.permuted and len(mapped.tensor.shape) == 1:
-            whole = self._file.decode(mapped.tensor, slice(None))
             order = _file_rows(mapped.tensor.shape[0], mapped.permuted)
-            values = whole[:, order]
+            values = self._file.decode(mapped.tensor, slice(None))[:, order]
         elif mapped.permuted:
             order = _file_rows(mapped.tensor.rows, mapped.permuted)[start:stop]
             values = self._file.decode(mapped.tensor, order)
