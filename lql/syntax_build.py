@@ -79,6 +79,12 @@ def _layers(children: Children) -> ast.LayerRange | None:
     return found[0] if found else None
 
 
+def _limit(children: Children) -> ast.IntegerSlot:
+    """A number of rows, whether it was written after LIMIT or after TOP."""
+    value: ast.IntegerSlot = _only(children)
+    return replace(value, slot=ast.Slot.COUNT) if isinstance(value, ast.Parameter) else value
+
+
 _LEVELS = {level.name: level for level in ast.ExtractLevel} | {
     "WEIGHTS": ast.ExtractLevel.INFERENCE
 }
@@ -101,7 +107,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "layer_clause": ("layer", _only),
     "layers_clause": ("layers", _layers),
     "top_clause": ("top", _only),
-    "limit_clause": ("limit", _only),
+    "limit_clause": ("limit", _limit),
     "offset_clause": ("offset", _only),
     "where_clause": ("where", _only),
     "walk_mode_clause": ("mode", _word(ast.WalkMode)),
