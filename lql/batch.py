@@ -212,14 +212,17 @@ class _Runner:
         code = 0
         for script in scripts:
             for pipeline in script.items:
-                failed = self._pipeline(pipeline, script.source)
+                failed = self._pipeline(pipeline, script.source if script.source.text else None)
                 code = code or failed
                 if failed == EXIT_INTERRUPTED or (failed and self.options.on_error is OnError.STOP):
                     return failed
         return code
 
-    def _pipeline(self, pipeline: ast.Pipeline, source: SourceText) -> int:
-        """Run statements in order; those after one that fails are skipped."""
+    def _pipeline(self, pipeline: ast.Pipeline, source: SourceText | None) -> int:
+        """Run statements in order; those after one that fails are skipped.
+
+        ``source`` is ``None`` for statements that stand in no text.
+        """
         for statement in pipeline.statements:
             cancel = CancelToken()
             try:
@@ -234,7 +237,7 @@ class _Runner:
         return 0
 
     def _statement(
-        self, statement: ast.Statement, source: SourceText, cancel: CancelToken
+        self, statement: ast.Statement, source: SourceText | None, cancel: CancelToken
     ) -> Result:
         try:
             return supervised(
@@ -245,7 +248,8 @@ class _Runner:
                 timeout_s=self.options.timeout_s,
             )
         except LqlError as error:
-            error.locate(source, statement.span)
+            if source is not None:
+                error.locate(source, statement.span)
             raise
         finally:
             if self.progress is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from lql.render.text import duration, size
+from lql.render.text import size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
@@ -69,21 +70,22 @@ class ProgressBar:
 
 def _make_bar(err: TextIO, *, color: bool) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Amounts(ProgressColumn):
         """Done, total, rate and time left."""
 
         def render(self, task: Task) -> Text:
-            return Text(amounts(task.completed, task.total or 0, task.speed, task.fields["unit"]))
+            unit = task.fields["unit"]
+            return Text(amounts(task.completed, task.total or 0, task.speed, unit), overflow="crop")
 
     console = Console(file=err, force_terminal=True, no_color=not color, highlight=False)
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(markup=False),
-        Amounts(),
+        BarColumn(bar_width=20),
+        Amounts(table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
         refresh_per_second=_PER_SECOND,
@@ -91,13 +93,18 @@ def _make_bar(err: TextIO, *, color: bool) -> Progress:
 
 
 def amounts(done: float, total: float, speed: float | None, unit: str) -> str:
-    """``1.2 GiB of 2.6 GiB, 190.0 MiB/s, 7.6 s left``."""
-    parts = [f"{_amount(done, unit)} of {_amount(total, unit)}"]
+    """``46 %, 1.2 GiB of 2.6 GiB, 190.0 MiB/s, 7 s left``."""
+    parts = [f"{done / total:.0%}".replace("%", " %")] if total else []
+    if unit == "B":
+        parts.append(f"{size(int(done))} of {size(int(total))}")
+    else:
+        parts.append(f"{done:,.0f} of {total:,.0f} {unit}")
     if speed:
-        parts.append(f"{_amount(speed, unit)}/s")
-        parts.append(f"{duration(max(total - done, 0) / speed)} left")
+        parts.append(f"{size(int(speed))}/s" if unit == "B" else f"{speed:,.0f}/s")
+        parts.append(f"{_left(max(total - done, 0) / speed)} left")
     return ", ".join(parts)
 
 
-def _amount(count: float, unit: str) -> str:
-    return size(int(count)) if unit == "B" else f"{count:,.0f} {unit}"
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

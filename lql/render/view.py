@@ -138,7 +138,7 @@ def _(result: ExplainInferResult) -> Sequence[Block]:
         grid(result.columns, list(_first_of_group(layers, key=1, blank=4))),
         Line("prediction"),
         Grid(_token_headings(), tuple(_tokens(result.prediction))),
-        Line(f"computed in {result.compute}"),
+        Line(f"computed with {result.compute}"),
     )
 
 
