@@ -81,6 +81,84 @@ def test_near_ties_below_bfloat16_are_decided_exactly(scorer: TokenScorer) -> No
     assert_same(score(scorer, embeddings, columns), brute_force(embeddings, columns, 10))
 
 
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts of columns that the torch scorer hands to the exact one, call by call."""
+    counts: list[int] = []
+    top = NumpyScorer.top
+
+    def counted(self: NumpyScorer, columns: Float32, k: int) -> TopTokens:
+        counts.append(len(columns))
+        return top(self, columns, k)
+
+    monkeypatch.setattr(NumpyScorer, "top", counted)
+    monkeypatch.setattr(token_scorer, "_bfloat16_is_faster", lambda hidden: True)
+    return counts
+
+
+def _among_noise(tokens: list[Float32], size: int) -> Float32:
+    """4000 tokens of small noise; each given row stands a dozen times, the last given first."""
+    embeddings = normal(4000, size, seed=7) * np.float32(2.0**-14)
+    rows = [row for row in reversed(tokens) for _ in range(12)]
+    embeddings[100 : 100 + len(rows)] = rows
+    return embeddings
+
+
+_BELOW, _ABOVE = 1 + 2**-8 - 2**-12, 1 + 2**-8 + 2**-12  # round to 1 and 1 + 2^-7 in bfloat16
+_HALF = 1 + 2**-9  # rounds to 1
+
+
+def test_rounding_of_the_embedding_to_bfloat16_is_bounded(handed: list[int]) -> None:
+    """Rounding errors all point one way: the better token scores 0, the worse one the most."""
+    column = np.tile(np.float32([1, -1]), 32)
+    better = np.tile(np.float32([_BELOW, 1]), 32)
+    worse = np.tile(np.float32([_ABOVE, _HALF]), 32)
+    column[0], better[0], worse[0] = 2, 1, 1  # lifts the scores over the bound
+    embeddings = _among_noise([better, worse], 64)
+    found = score(TorchScorer(), embeddings, column[None])
+    assert found.ids[0].tolist() == list(range(112, 122))
+    assert_same(found, brute_force(embeddings, column[None], 10))
+    assert handed == []
+
+
+def test_rounding_of_the_column_to_bfloat16_is_bounded(handed: list[int]) -> None:
+    column = np.tile(np.float32([_BELOW, 1, _ABOVE, _HALF]), 16)
+    better = np.tile(np.float32([1, -1, 0, 0]), 16)
+    worse = np.tile(np.float32([0, 0, 1, -1]), 16)
+    column[0], better[0], worse[:2] = 2, 1, (1, -1)
+    embeddings = _among_noise([better, worse], 64)
+    found = score(TorchScorer(), embeddings, column[None])
+    assert found.ids[0].tolist() == list(range(112, 122))
+    assert_same(found, brute_force(embeddings, column[None], 10))
+    assert handed == []
+
+
+def test_rounding_of_the_product_to_bfloat16_is_bounded(handed: list[int]) -> None:
+    """Sums on the two sides of a rounding boundary, 32 apart in bfloat16, 0.001 in truth.
+
+    Everything is exact in bfloat16; the float32 sum loses the small terms behind 4096.
+    """
+    column = np.ones((1, 64), np.float32)
+    worse = np.zeros(64, np.float32)
+    worse[[0, 63]] = 4096, -80
+    better = worse.copy()
+    better[1:33] = 2.0**-13
+    better[40] = -(2.0**-10)
+    embeddings = _among_noise([better, worse], 64)
+    found = score(TorchScorer(), embeddings, column)
+    assert found.ids[0].tolist() == list(range(112, 122))
+    assert_same(found, brute_force(embeddings, column, 10))
+    assert handed == []
+
+
+def test_rounding_of_a_float32_sum_is_bounded(scorer: TokenScorer) -> None:
+    """Scores are small differences of large terms, below the noise of a float32 product."""
+    column = np.tile(np.float32([1, -1]), 64)[None]
+    large = np.repeat(normal(4000, 64, seed=8) * np.float32(1000), 2, axis=1)
+    embeddings = large + normal(4000, 128, seed=9) * np.float32(1e-4)
+    assert_same(score(scorer, embeddings, column), brute_force(embeddings, column, 10))
+
+
 def test_equal_rows_are_ordered_by_token_id(scorer: TokenScorer) -> None:
     """Vocabularies hold hundreds of unused tokens with one and the same embedding."""
     embeddings = normal(5000, 48)
@@ -153,32 +231,16 @@ def test_batches_and_released_maps_do_not_change_the_result(
     assert len(released) > 10
 
 
-def _spy(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the columns that the torch scorer hands to the exact one."""
-    handed: list[int] = []
-    top = NumpyScorer.top
-
-    def counted(self: NumpyScorer, columns: Float32, k: int) -> TopTokens:
-        handed.append(len(columns))
-        return top(self, columns, k)
-
-    monkeypatch.setattr(NumpyScorer, "top", counted)
-    monkeypatch.setattr(token_scorer, "_bfloat16_is_faster", lambda hidden: True)
-    return handed
-
-
-def test_the_fast_product_decides_ordinary_columns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    handed = _spy(monkeypatch)
+def test_the_fast_product_decides_ordinary_columns_alone(handed: list[int]) -> None:
     score(TorchScorer(), normal(5000, 96), normal(70, 96, seed=1))
     assert handed == []
 
 
 @pytest.mark.parametrize("damage", ["scaled", "shuffled", "zeroed"])
 def test_a_product_that_breaks_its_bound_is_not_used(
-    damage: str, monkeypatch: pytest.MonkeyPatch
+    damage: str, handed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A faulty kernel must not reach the file: candidates are checked, then all is redone."""
-    handed = _spy(monkeypatch)
     real: Callable[..., torch.Tensor] = torch.mm
 
     def faulty(left: torch.Tensor, right: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
@@ -198,8 +260,7 @@ def test_a_product_that_breaks_its_bound_is_not_used(
     assert sum(handed) == 70
 
 
-def test_the_slow_dtype_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    handed = _spy(monkeypatch)
+def test_the_slow_dtype_is_not_used(handed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_scorer, "_bfloat16_is_faster", lambda hidden: False)
     embeddings, columns = normal(5000, 32), normal(7, 32, seed=1)
     assert_same(score(TorchScorer(), embeddings, columns), brute_force(embeddings, columns, 10))
