@@ -9,7 +9,7 @@ from vindex import strict_json
 from vindex.errors import VindexInvalid
 
 # A subword prefix that is neither null nor empty, or ASCII letters escaped to hide one.
-_SUSPECT = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?!null\b|"")|\\u00[2-7]')
+_SUSPECT = re.compile(rb'"continuing_subword_prefix"\s*:(?!\s*(?:null\b|""))|\\u00[2-7]')
 
 
 def refuse_lethal(data: bytes, path: Path) -> None:

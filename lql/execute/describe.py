@@ -12,7 +12,8 @@ from lql.execute.paging import page
 from lql.execute.slots import layer, text
 from lql.results import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static
-from vindex.features import entity_query, gate_walk
+from vindex.features import entity_query
+from vindex.gates import gate_scores
 
 if TYPE_CHECKING:
     from vindex.store import Vindex
@@ -88,7 +89,8 @@ def _silence(vindex: Vindex, entity: str, layers: Sequence[int], *, relations_on
     if query is None:
         return f'no signal: no token of "{entity}" has an embedding'
     features = f"{sum(map(vindex.num_features, layers)):,} features"
-    gate = max((hit.gate for hit in gate_walk(vindex, query, layers, 1)), default=0.0)
+    scores = (gate_scores(vindex, layer, query) for layer in layers)
+    gate = max((float(each.max()) for each in scores if len(each)), default=0.0)
     ask = "INFER asks the model itself"
     if gate < GATE_FLOOR:
         return (
