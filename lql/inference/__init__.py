@@ -1,1 +1,71 @@
-"""Inference of the interpreter."""
+"""The torch backend: runs a model from a ``ModelSource``, answers in plain values.
+
+::
+
+    model = load(open_vindex("smollm2.vindex"))
+    model.infer("The capital of France is", top=5).rows[0].token    # ' Paris'
+
+Read ``decoder.py`` for the forward pass, ``linear.py`` for what it multiplies with, ``model.py``
+for what can be asked. Importing this package does not import torch; ``load`` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lql.inference.answers import (
+    Comparison,
+    Encoded,
+    Explanation,
+    FeatureActivation,
+    GeneratedToken,
+    LayerHits,
+    Prediction,
+    TokenScore,
+)
+from lql.inference.errors import InferenceError
+from lql.inference.precision import ComputeDtype
+from lql.syntax_words import PromptMode
+
+if TYPE_CHECKING:
+    from lql.cancel import CancelToken
+    from lql.inference.model import LoadedModel
+    from vindex.source import ModelSource
+
+__all__ = [
+    "Comparison",
+    "ComputeDtype",
+    "Encoded",
+    "Explanation",
+    "FeatureActivation",
+    "GeneratedToken",
+    "InferenceError",
+    "LayerHits",
+    "Prediction",
+    "PromptMode",
+    "TokenScore",
+    "load",
+]
+
+
+def load(
+    source: ModelSource,
+    *,
+    dtype: ComputeDtype = ComputeDtype.AUTO,
+    cancel: CancelToken | None = None,
+) -> LoadedModel:
+    """Make a model ready to run.
+
+    Args:
+        source: an opened vindex (level inference or all) or a checkpoint; stays open.
+        dtype: how matrices are multiplied; the default follows what is stored.
+        cancel: checked between layers.
+
+    Raises:
+        WeightsMissing, WeightsInvalid: the source cannot be run.
+        vindex.errors.Unsupported: the model needs something that is not implemented.
+        lql.cancel.Cancelled: between layers.
+    """
+    from lql.inference.model import LoadedModel  # imports torch: 0.8 s
+
+    return LoadedModel(source, dtype=dtype, cancel=cancel)

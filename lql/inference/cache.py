@@ -1,0 +1,86 @@
+"""Keys and values of the tokens read so far.
+
+Shape legend: K KV heads, T new tokens, S head size, P positions held before them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vindex.spec import AttentionSpec, ModelSpec
+
+# Slots of a sliding layer beyond its window. When they are used up the window moves to the front:
+# with 64 of them that copy is a 64th of a copy per token.
+_SLACK = 64
+
+
+class LayerCache:
+    """Keys (after rope) and values of one layer, in order of position.
+
+    A sliding layer keeps the ``window - 1`` positions that the next token can still see.
+    """
+
+    def __init__(self, spec: AttentionSpec, capacity: int) -> None:
+        self._reach = capacity if spec.window is None else spec.window - 1
+        self._kv_heads = spec.kv_heads
+        slots = min(capacity, self._reach + _SLACK)
+        # Keys above values: they come together and leave together.
+        self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
+        self._held = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the slots."""
+        return self._slots.numel() * self._slots.element_size()
+
+    def append(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new tokens and return everything that one of them can see.
+
+        Args:
+            new: their keys, then their values, float32 [2K, T, S].
+
+        Returns:
+            Keys and values [K, P + T, S]: the new tokens after the last P = min(all earlier,
+            ``window - 1``) ones. Views of the cache, or new memory; valid until the next call.
+        """
+        count, slots = new.shape[1], self._slots.shape[1]
+        past = min(self._held, self._reach)
+        if self._held + count > slots:
+            self._move_to_front(past)
+        start, stop = self._held - past, self._held + count
+        if stop <= slots:
+            self._slots[:, self._held : stop] = new
+            seen = self._slots[:, start:stop]
+            self._held = stop
+        else:
+            # More new tokens than slots, so in a sliding layer: most will not be seen again.
+            seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
+            self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
+            self._held = self._reach
+        return seen[: self._kv_heads], seen[self._kv_heads :]
+
+    def _move_to_front(self, count: int) -> None:
+        """Keep only the last ``count`` positions, in the first slots."""
+        start = self._held - count
+        if start > 0:
+            self._slots[:, :count] = self._slots[:, start : self._held].clone()
+            self._held = count
+
+
+class KvCache:
+    """The caches of all layers, and how many tokens they have seen.
+
+    Args:
+        capacity: positions to make room for; the caller keeps within it.
+    """
+
+    def __init__(self, spec: ModelSpec, capacity: int) -> None:
+        self.layers = [LayerCache(layer.attention, capacity) for layer in spec.layers]
+        self.capacity = capacity
+        self.length = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of all layers."""
+        return sum(layer.resident_bytes for layer in self.layers)

@@ -1,0 +1,196 @@
+"""The decoder: one forward pass, read from top to bottom, for every use.
+
+A whole prompt, a chunk of one, a cached token, INFER, the walk and explanations all run ``forward``
+and ``_layer`` below; they differ in arguments: which cache the tokens join, which rule evaluates
+the FFN, who observes. The residual stream, norms, softmax and sums are float32 throughout.
+
+Shape legend: T tokens, D hidden, V vocabulary, L layers. There is no batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lql.cancel import CancelToken
+from lql.inference.attention import Attention, Step, attention, query_blocks
+from lql.inference.cache import KvCache, LayerCache
+from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
+from lql.inference.linear import Coarse, Linear
+from lql.inference.norms import Norm
+from lql.inference.rows import torch_view
+from vindex.dtypes import to_float32
+from vindex.source import StoredTensor
+from vindex.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """Weights of one decoder layer; a norm that the model does not have is ``None``."""
+
+    index: int
+    attn_norm: Norm
+    attention: Attention
+    attn_post_norm: Norm | None
+    ffn_norm: Norm
+    feed_forward: FeedForward
+    ffn_post_norm: Norm | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """All weights of a model. ``embed`` [V, D] is as stored: only looked-up rows are converted."""
+
+    embed: StoredTensor
+    layers: tuple[Layer, ...]
+    final_norm: Norm
+    head: Linear
+
+
+class Tap(Enum):
+    """A point of a layer that can be observed; every one is float32 [T, D]."""
+
+    ATTENTION = "attention"  # what attention adds to the residual stream
+    FFN_INPUT = "ffn_input"  # the normed input of the FFN
+    FFN = "ffn"  # what the FFN adds to the residual stream
+    OUTPUT = "output"  # the residual stream after the layer
+
+
+class Observer(Protocol):
+    """Looks at values of a forward pass. They are only valid during the call: copy to keep."""
+
+    def __call__(self, tap: Tap, layer: int, values: Tensor) -> None:
+        """Called for every tap of every layer, in order of computation."""
+
+
+class Decoder:
+    """A model that can be run."""
+
+    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+        self.spec = spec
+        self._weights = weights
+        attentions = [layer.attention for layer in weights.layers]
+        self._ropes = {each.rope for each in attentions if each.rope is not None}
+        self._windows = {each.spec.window for each in attentions}
+        self._matrices = [
+            matrix
+            for layer in weights.layers
+            for matrix in (
+                layer.attention.qkv,
+                layer.attention.output,
+                layer.feed_forward.inner,
+                layer.feed_forward.down,
+            )
+        ]
+
+    def forward(
+        self,
+        ids: Sequence[int],
+        cache: KvCache,
+        *,
+        coarse: Coarse | None = None,
+        feed_forward: FeedForwardRule = dense,
+        observe: Observer | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Tensor:
+        """Run tokens through all layers, after those in the cache, which they join.
+
+        Args:
+            ids: T >= 1 token ids of the vocabulary.
+            cache: with room for T more. If the pass is cancelled it is of no further use.
+            coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
+            feed_forward: the rule that evaluates the FFNs.
+            observe: called at every tap.
+            cancel: checked before every layer.
+
+        Returns:
+            The residual stream after the last layer, float32 [T, D].
+        """
+        step = self._step(cache.length, cache.length + len(ids), coarse)
+        h = self._embed(ids)  # [T, D]
+        for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
+            if cancel is not None:
+                cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
+            h = _layer(h, layer, layer_cache, step, feed_forward, observe)
+        cache.length += len(ids)
+        return h
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
+        logits = self._weights.head(self._weights.final_norm(h))
+        cap = self.spec.logit_softcap
+        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+    def feed_forward_of(self, layer: int) -> FeedForward:
+        """The FFN of a layer."""
+        return self._weights.layers[layer].feed_forward
+
+    def rotations_change(self, before: int, after: int) -> bool:
+        """Whether growing from ``before`` to ``after`` tokens makes cached keys useless."""
+        return any(rope.changes_between(before, after) for rope in self._ropes)
+
+    def coarse(self) -> Coarse | None:
+        """Scratch memory for rounded arithmetic, or ``None`` if no matrix would use it."""
+        sizes = [matrix.elements for matrix in self._matrices if matrix.can_be_coarse]
+        return Coarse(max(sizes)) if sizes else None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the prepared matrices, maps not counted."""
+        matrices = (*self._matrices, self._weights.head)
+        return sum(matrix.resident_bytes for matrix in matrices)
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """How matrices are multiplied: description of the kernel -> how many use it."""
+        names = [matrix.kernel for matrix in (*self._matrices, self._weights.head)]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        embed = self._weights.embed
+        rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
+        return rows * self.spec.embed_scale
+
+    def _step(self, start: int, stop: int, coarse: Coarse | None) -> Step:
+        return Step(
+            rotations={rope: rope.table(start, stop) for rope in self._ropes},
+            blocks={
+                window: query_blocks(start, stop - start, window) for window in self._windows
+            },
+            coarse=coarse,
+        )
+
+
+def _layer(
+    h: Tensor,
+    layer: Layer,
+    cache: LayerCache,
+    step: Step,
+    feed_forward: FeedForwardRule,
+    observe: Observer | None,
+) -> Tensor:
+    """One layer: the residual stream [T, D] before it to the one after it."""
+    x = layer.attn_norm(h)
+    y = attention(x, layer.attention, cache, step)
+    if layer.attn_post_norm is not None:
+        y = layer.attn_post_norm(y)
+    h = h + y
+    if observe is not None:
+        observe(Tap.ATTENTION, layer.index, y)
+
+    x = layer.ffn_norm(h)
+    if observe is not None:
+        observe(Tap.FFN_INPUT, layer.index, x)
+    y = feed_forward(x, layer.feed_forward, step.coarse)
+    if layer.ffn_post_norm is not None:
+        y = layer.ffn_post_norm(y)
+    h = h + y
+    if observe is not None:
+        observe(Tap.FFN, layer.index, y)
+        observe(Tap.OUTPUT, layer.index, h)
+    return h

@@ -1,0 +1,142 @@
+"""Greedy generation over a cache, streamed as whole characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from enum import Enum
+from typing import Self
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from lql.cancel import CancelToken
+from lql.inference.answers import Encoded, GeneratedToken
+from lql.inference.decoder import Decoder
+from lql.inference.errors import WeightsInvalid
+from lql.inference.sequence import Sequence, position_limit
+
+# Tokens of the prompt that a decoder may need to see to know how the next one is spelt.
+_SPELLING_CONTEXT = 8
+
+
+class Finish(Enum):
+    """Why generation ended."""
+
+    STOP_TOKEN = "stop_token"  # the model said so
+    STOP_TEXT = "stop_text"  # a text that the caller named
+    LENGTH = "length"  # as many tokens as asked for
+    POSITIONS = "positions"  # the model has no more positions
+
+
+class Generation(Iterator[GeneratedToken]):
+    """Generated tokens, one at a time; the prompt is read with the first.
+
+    A stop token is the last one given, with no text of its own.
+
+    Attributes:
+        encoded: the prompt.
+        finish: why it ended; ``None`` until then.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        encoded: Encoded,
+        *,
+        max_tokens: int,
+        stop_ids: Collection[int],
+        stop_texts: tuple[str, ...],
+        cancel: CancelToken | None,
+    ) -> None:
+        self.encoded = encoded
+        self.finish: Finish | None = None
+        self._decoder = decoder
+        self._stop_ids = stop_ids
+        self._cancel = cancel
+        self._text = _TextStream(tokenizer, encoded.ids, stop_texts)
+        room = position_limit(decoder.spec) - len(encoded.ids)
+        self._limit = min(max_tokens, max(room, 0))
+        self._cut_by = Finish.LENGTH if max_tokens <= room else Finish.POSITIONS
+        self._sequence = Sequence(decoder, len(encoded.ids) + self._limit)
+        self._unread = encoded.ids
+        self._count = 0
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> GeneratedToken:
+        """The next token.
+
+        Raises:
+            StopIteration: see ``finish``.
+            Cancelled: the token was set; there is nothing more to get.
+        """
+        if self.finish is not None:
+            raise StopIteration
+        if self._count == self._limit:
+            self.finish = self._cut_by
+            raise StopIteration
+        if self._cancel is not None:
+            self._cancel.check(f"token {self._count + 1}/{self._limit}")
+        token, logprob = self._next_token()
+        self._count += 1
+        self._unread = (token,)
+        if token in self._stop_ids:
+            self.finish = Finish.STOP_TOKEN
+            return GeneratedToken(token, self._text.rest(), logprob)
+        text = self._text.push(token)
+        if self._text.stopped:
+            self.finish = Finish.STOP_TEXT
+        elif self._count == self._limit:
+            text += self._text.rest()
+        return GeneratedToken(token, text, logprob)
+
+    @torch.inference_mode()
+    def _next_token(self) -> tuple[int, float]:
+        h = self._sequence.read(self._unread, cancel=self._cancel)
+        logits = self._decoder.logits(h)[0]  # [V]
+        token = int(logits.argmax())
+        logprob = float(logits[token] - logits.logsumexp(0))
+        if not math.isfinite(logprob):
+            raise WeightsInvalid("the forward pass gives numbers that are not finite")
+        return token, logprob
+
+
+class _TextStream:
+    """Token ids -> text, holding back what is not a whole character or may begin a stop text."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: tuple[int, ...], stop_texts: tuple[str, ...]
+    ) -> None:
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._stop_texts = tuple(text for text in stop_texts if text)
+        self._stream = DecodeStream(list(prompt[-_SPELLING_CONTEXT:]), skip_special_tokens=False)
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """The text that can be given out now; sets ``stopped`` when a stop text appeared."""
+        self._held += self._stream.step(self._tokenizer, token) or ""
+        found = [at for at in (self._held.find(text) for text in self._stop_texts) if at >= 0]
+        if found:
+            self.stopped = True
+            return self._held[: min(found)]
+        keep = max((_overlap(self._held, text) for text in self._stop_texts), default=0)
+        given = len(self._held) - keep
+        out, self._held = self._held[:given], self._held[given:]
+        return out
+
+    def rest(self) -> str:
+        """What was held back because it might have begun a stop text. Broken bytes are left out."""
+        out, self._held = self._held, ""
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that is a proper beginning of ``stop``."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

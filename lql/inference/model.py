@@ -1,0 +1,263 @@
+"""A loaded model: everything that statements ask of inference, in plain values."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lql.cancel import CancelToken
+from lql.inference.answers import (
+    Comparison,
+    Encoded,
+    Explanation,
+    LayerHits,
+    Prediction,
+    TokenScore,
+)
+from lql.inference.decoder import Decoder, Tap
+from lql.inference.errors import WeightsInvalid
+from lql.inference.explain import LastPosition
+from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
+from lql.inference.generate import Generation
+from lql.inference.precision import ComputeDtype
+from lql.inference.prompt import PromptEncoder
+from lql.inference.sequence import Sequence
+from lql.inference.weights import load_weights
+from lql.syntax_words import PromptMode
+from vindex.source import ModelSource
+from vindex.spec import ModelSpec
+
+Floats = npt.NDArray[np.float32]
+
+
+class LoadedModel:
+    """A model whose weights are ready to multiply. One caller at a time.
+
+    Every answer is exact for the stored weights up to float32 rounding, with one exception: of a
+    prompt of more than some 190 tokens on 16-bit weights, all but the last 32 tokens are read in
+    bfloat16 arithmetic. ``logits`` and ``layer_outputs`` never round.
+
+    Args:
+        source: stays open as long as the model is used.
+        dtype: how matrices are multiplied.
+        cancel: checked between layers while loading.
+
+    Attributes:
+        spec: the model's description.
+        load_seconds: wall time of loading.
+        resident_bytes: memory of the prepared matrices; the source's maps are not counted.
+        compute: how it computes, one line for people.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        *,
+        dtype: ComputeDtype = ComputeDtype.AUTO,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self.spec: ModelSpec = source.spec
+        self._source = source
+        self._encoder = PromptEncoder(source)
+        self._decoder = Decoder(source.spec, load_weights(source, dtype, cancel))
+        self.resident_bytes: int = self._decoder.resident_bytes
+        self.compute: str = ", ".join(
+            f"{count} matrices {kernel}" for kernel, count in self._decoder.kernels.items()
+        )
+        self.load_seconds: float = time.perf_counter() - started
+
+    @property
+    def is_instruct(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._encoder.is_instruct
+
+    def encode(self, prompt: str, mode: PromptMode = PromptMode.RAW) -> Encoded:
+        """A prompt as the model reads it: tokens, BOS, chat template.
+
+        Raises:
+            NoChatTemplate, ChatTemplateFailed: only for CHAT.
+        """
+        return self._encoder.encode(prompt, mode)
+
+    def token_text(self, token_id: int) -> str:
+        """The exact text of a token."""
+        return self._encoder.token_text(token_id)
+
+    def infer(
+        self,
+        prompt: str,
+        *,
+        top: int = 5,
+        mode: PromptMode = PromptMode.RAW,
+        cancel: CancelToken | None = None,
+    ) -> Prediction:
+        """The most probable next tokens.
+
+        Args:
+            top: how many, at most V.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, TokenOutOfRange, NoChatTemplate, ChatTemplateFailed
+            WeightsInvalid: the model computes numbers that are not finite.
+            Cancelled: between layers.
+        """
+        return self._infer(self.encode(prompt, mode), top, dense, cancel)[0]
+
+    def infer_walk(
+        self,
+        prompt: str,
+        *,
+        top: int = 5,
+        mode: PromptMode = PromptMode.RAW,
+        cancel: CancelToken | None = None,
+    ) -> Prediction:
+        """``infer`` with every FFN evaluated feature by feature from the stored vectors. Slow."""
+        return self._infer(self.encode(prompt, mode), top, FeatureWalk(self._source), cancel)[0]
+
+    def compare(
+        self,
+        prompt: str,
+        *,
+        top: int = 5,
+        mode: PromptMode = PromptMode.RAW,
+        cancel: CancelToken | None = None,
+    ) -> Comparison:
+        """``infer`` and ``infer_walk`` side by side."""
+        encoded = self.encode(prompt, mode)
+        prediction, logits = self._infer(encoded, top, dense, cancel)
+        walked, walk_logits = self._infer(encoded, top, FeatureWalk(self._source), cancel)
+        return Comparison(
+            dense=prediction,
+            walk=walked,
+            probability_difference=_largest(logits.softmax(0) - walk_logits.softmax(0)),
+            logit_difference=_largest(logits - walk_logits),
+        )
+
+    @torch.inference_mode()
+    def explain(
+        self,
+        prompt: str,
+        *,
+        top: int = 5,
+        per_layer: int = 3,
+        mode: PromptMode = PromptMode.RAW,
+        cancel: CancelToken | None = None,
+    ) -> Explanation:
+        """``infer``, and at the last position of every layer its features and its logit lens.
+
+        Args:
+            per_layer: features of each layer.
+        """
+        encoded = self.encode(prompt, mode)
+        observer = LastPosition()
+        started = time.perf_counter()
+        sequence = Sequence(self._decoder, len(encoded.ids))
+        h = sequence.read(encoded.ids, observe=observer, cancel=cancel)
+        logits = self._decoder.logits(h)[0]
+        prediction = Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
+        lens = observer.lens_logits(self._decoder)
+        layers = []
+        for layer in range(self.spec.num_layers):
+            if cancel is not None:
+                cancel.check(f"explaining layer {layer}/{self.spec.num_layers}")
+            hits = observer.top_features(self._decoder, layer, per_layer)
+            layers.append(LayerHits(layer, hits, self._best(lens[layer], 1)[0]))
+        return Explanation(prediction, tuple(layers))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        mode: PromptMode = PromptMode.RAW,
+        stop: tuple[str, ...] = (),
+        cancel: CancelToken | None = None,
+    ) -> Generation:
+        """Continue a prompt greedily, token by token as the result is iterated.
+
+        Ends at the model's stop tokens, at a text of ``stop`` (which is left out), after
+        ``max_tokens``, or when the model has no more positions: ``Generation.finish`` says which.
+
+        Args:
+            cancel: checked before every token and every layer.
+
+        Raises:
+            PromptTooLong, NoChatTemplate, ChatTemplateFailed; while iterating also EmptyPrompt,
+            TokenOutOfRange, WeightsInvalid, Cancelled.
+        """
+        return Generation(
+            self._decoder,
+            self._encoder.tokenizer,
+            self.encode(prompt, mode),
+            max_tokens=max_tokens,
+            stop_ids=self._encoder.stop_ids(),
+            stop_texts=stop,
+            cancel=cancel,
+        )
+
+    @torch.inference_mode()
+    def logits(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
+        """Next-token logits at every position, float32 [T, V]."""
+        sequence = Sequence(self._decoder, len(ids))
+        h = sequence.read(ids, keep=len(ids), cancel=cancel)
+        return self._decoder.logits(h).numpy()
+
+    @torch.inference_mode()
+    def next_logits(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
+        """Logits of the token after ``ids``, float32 [V]."""
+        sequence = Sequence(self._decoder, len(ids))
+        return self._decoder.logits(sequence.read(ids, cancel=cancel))[0].numpy()
+
+    @torch.inference_mode()
+    def layer_outputs(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
+        """The residual stream after every layer, before the final norm, float32 [L, T, D]."""
+        outputs: list[Tensor] = []
+
+        def observe(tap: Tap, layer: int, values: Tensor) -> None:
+            if tap is Tap.OUTPUT:
+                outputs.append(values.clone())
+
+        sequence = Sequence(self._decoder, len(ids))
+        sequence.read(ids, keep=len(ids), observe=observe, cancel=cancel)
+        return torch.stack(outputs).numpy()
+
+    @torch.inference_mode()
+    def _infer(
+        self, encoded: Encoded, top: int, rule: FeedForwardRule, cancel: CancelToken | None
+    ) -> tuple[Prediction, Tensor]:
+        """The prediction and the logits [V] it comes from."""
+        started = time.perf_counter()
+        sequence = Sequence(self._decoder, len(encoded.ids))
+        h = sequence.read(encoded.ids, feed_forward=rule, cancel=cancel)
+        logits = self._decoder.logits(h)[0]
+        seconds = time.perf_counter() - started
+        return Prediction(encoded, self._best(logits, top), seconds), logits
+
+    def _best(self, logits: Tensor, count: int) -> tuple[TokenScore, ...]:
+        """The ``count`` best tokens of logits [V]; equal ones by rising id."""
+        count = min(count, logits.shape[0])
+        lowest = logits.topk(count).values[-1]
+        found = (logits >= lowest).nonzero()[:, 0]  # ids ascending, more than count if some tie
+        order = logits[found].sort(descending=True, stable=True).indices[:count]
+        best = found[order]
+        scores, total = logits[best], logits.logsumexp(0)
+        if not torch.isfinite(total):
+            raise WeightsInvalid(
+                "the forward pass gives numbers that are not finite",
+                hint="verify the vindex: its weights may be damaged",
+            )
+        return tuple(
+            TokenScore(rank, self.token_text(token), token, probability, logit)
+            for rank, (token, probability, logit) in enumerate(
+                zip(best.tolist(), (scores - total).exp().tolist(), scores.tolist(), strict=True), 1
+            )
+        )
+
+
+def _largest(differences: Tensor) -> float:
+    return float(differences.abs().max())

@@ -1,0 +1,125 @@
+"""Text -> token ids as the model's own tokenizer does it, and token ids -> exact text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lql.inference.answers import Encoded
+from lql.inference.chat import render
+from lql.inference.errors import NoChatTemplate
+from lql.syntax_words import PromptMode
+from vindex.source import ModelSource
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
+
+class PromptEncoder:
+    """Encodes prompts for one model, and names tokens.
+
+    A prompt as typed (RAW) gets the special tokens that transformers' tokenizer would add:
+    ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json where one of them is given,
+    else what tokenizer.json says. A rendered chat (CHAT) gets none: its template writes them.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        self._name = source.name
+        self._tokenizer = source.tokenizer()
+        # A prompt is never cut or filled up, whatever tokenizer.json was saved with.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._config = source.tokenizer_config
+        self._generation = source.generation_config
+        self._template = source.chat_template
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def is_instruct(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._template is not None
+
+    def encode(self, prompt: str, mode: PromptMode) -> Encoded:
+        """Encode a prompt.
+
+        Raises:
+            NoChatTemplate: CHAT on a model without a template.
+            ChatTemplateFailed: the template cannot be rendered.
+        """
+        if mode is PromptMode.CHAT:
+            return self._encode_chat(prompt)
+        before, after = self._added_by_config()
+        plain = self._tokenizer.encode(prompt, add_special_tokens=before is None)
+        before, ids, after = before or [], list(plain.ids), after or []
+        typed = [not special for special in plain.special_tokens_mask]
+        if before or after or not ids:
+            ids = [*before, *ids, *after]
+            typed = [False] * len(before) + typed + [False] * len(after)
+        return self._encoded(prompt, mode, ids, typed)
+
+    def token_text(self, token_id: int) -> str:
+        """The exact text of a token inside a text; U+FFFD for bytes that are no character.
+
+        Decoders of SentencePiece models strip the first space of a text, so the token is decoded
+        behind another one whose text is then taken away.
+        """
+        alone = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        twice = self._tokenizer.decode([token_id, token_id], skip_special_tokens=False)
+        return twice[len(alone) :] if twice.startswith(alone) else alone
+
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a text: of generation_config.json, and the tokenizer's own end token."""
+        found = self._generation.get("eos_token_id")
+        ids = found if isinstance(found, list) else [found]
+        own = self._special_id("eos_token")
+        return frozenset(token for token in (*ids, own) if isinstance(token, int))
+
+    def _added_by_config(self) -> tuple[list[int] | None, list[int] | None]:
+        """Ids to put before and after a prompt; ``None`` where tokenizer.json decides."""
+        if "add_bos_token" not in self._config and "add_eos_token" not in self._config:
+            return None, None
+        bos = self._special_id("bos_token") if self._config.get("add_bos_token") else None
+        eos = self._special_id("eos_token") if self._config.get("add_eos_token") else None
+        return [] if bos is None else [bos], [] if eos is None else [eos]
+
+    def _special_id(self, name: str) -> int | None:
+        text = _special_text(self._config.get(name))
+        return None if text is None else self._tokenizer.token_to_id(text)
+
+    def _encode_chat(self, prompt: str) -> Encoded:
+        if self._template is None:
+            raise NoChatTemplate(
+                f'"{self._name}" has no chat template', hint="leave out CHAT, or write RAW"
+            )
+        specials = {name: _special_text(self._config.get(name)) for name in _SPECIAL_NAMES}
+        variables: dict[str, Any] = {
+            "messages": [{"role": "user", "content": prompt}],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **{name: text for name, text in specials.items() if text is not None},
+        }
+        text = render(self._template, variables)
+        plain = self._tokenizer.encode(text, add_special_tokens=False)
+        # Templates trim what they wrap.
+        wanted = prompt if prompt in text else prompt.strip()
+        start = text.find(wanted)
+        stop = start + len(wanted)
+        typed = [start >= 0 and first < stop and last > start for first, last in plain.offsets]
+        return self._encoded(text, PromptMode.CHAT, list(plain.ids), typed)
+
+    def _encoded(self, text: str, mode: PromptMode, ids: list[int], typed: list[bool]) -> Encoded:
+        pieces = tuple(self.token_text(token) for token in ids)
+        return Encoded(text, mode, tuple(ids), pieces, tuple(typed))
+
+
+def _special_text(value: object) -> str | None:
+    """The text of a special token, which tokenizer_config.json writes as text or as an object."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

@@ -1,0 +1,109 @@
+"""Rotary position embedding.
+
+Lane pairs (a, b) of a head turn by the angle ``position * frequency``: as complex numbers, a + ib
+times e^(i angle). The pairs therefore lie next to each other here. Models of the half layout,
+whose pairs are (i, i + rotary_size / 2), have the rows of W_q and W_k reordered when they are
+loaded (``lane_order``): q and k are permuted alike, so their products stay what they were.
+
+Shape legend: T tokens, N heads (of q and k together), S head size, R rotary size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vindex.errors import Unsupported
+from vindex.spec import RopeScaling, RopeSpec
+
+
+class Rope:
+    """The rotations of one ``RopeSpec``; layers that share the spec share the object."""
+
+    def __init__(self, spec: RopeSpec) -> None:
+        self.spec = spec
+        _frequencies(spec, 1)  # refuse an unsupported rule before anything runs
+
+    def table(self, start: int, stop: int) -> Tensor:
+        """The rotations of positions ``start..stop`` in a sequence that ends at ``stop``.
+
+        Returns:
+            complex64 [T, 1, R / 2].
+        """
+        positions = torch.arange(start, stop, dtype=torch.float32)
+        angles = torch.outer(positions, _frequencies(self.spec, stop))  # [T, R / 2]
+        return torch.complex(angles.cos(), angles.sin()).unsqueeze(1)
+
+    def changes_between(self, before: int, after: int) -> bool:
+        """Whether a sequence growing to ``after`` positions needs other rotations than at ``before``.
+
+        Keys that were rotated for the shorter sequence are then of no use.
+        """
+        match self.spec.scaling:
+            case RopeScaling.DYNAMIC:
+                return after > before and after > _original(self.spec)
+            case _:
+                return False
+
+
+def rotate_(heads: Tensor, table: Tensor) -> None:
+    """Rotate ``heads`` [T, N, S] in place by ``table`` [T, 1, R / 2]; lanes from R on stay."""
+    lanes = heads[..., : 2 * table.shape[-1]]
+    torch.view_as_complex(lanes.unflatten(-1, (-1, 2))).mul_(table)
+
+
+def lane_order(spec: RopeSpec | None, heads: int, head_size: int) -> npt.NDArray[np.int64] | None:
+    """For each row of q or k as computed here, the row it is stored as; ``None`` if the same.
+
+    Args:
+        heads: how many heads the rows make up.
+        head_size: S, rows per head.
+    """
+    if spec is None or spec.interleaved:
+        return None
+    half = spec.rotary_size // 2
+    lanes = np.arange(head_size)
+    lanes[0 : 2 * half : 2] = np.arange(half)
+    lanes[1 : 2 * half : 2] = np.arange(half, 2 * half)
+    return (np.arange(heads)[:, None] * head_size + lanes).ravel()
+
+
+def _original(spec: RopeSpec) -> int:
+    assert spec.original_max_positions is not None  # the family module sets it for this rule
+    return spec.original_max_positions
+
+
+def _frequencies(spec: RopeSpec, length: int) -> Tensor:
+    """Radians per position of each lane pair, float32 [R / 2], for a sequence of ``length``."""
+    size = spec.rotary_size
+    exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
+    base = 1.0 / spec.theta**exponents
+    factor = spec.factor or 1.0
+    match spec.scaling:
+        case RopeScaling.NONE:
+            return base
+        case RopeScaling.LINEAR:
+            return base / factor
+        case RopeScaling.LLAMA3:
+            # Full turns within the original context: few, and the pair is stretched; many, and it
+            # is left alone; in between, a blend.
+            assert spec.low_freq_factor is not None and spec.high_freq_factor is not None
+            turns = _original(spec) * base / (2 * math.pi)
+            blend = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
+            blend = blend.clamp(0.0, 1.0)
+            return (1 - blend) * base / factor + blend * base
+        case RopeScaling.DYNAMIC:
+            original = _original(spec)
+            if length <= original:
+                return base
+            stretch = factor * length / original - (factor - 1)
+            return 1.0 / (spec.theta * stretch ** (size / (size - 2))) ** exponents
+        case RopeScaling.YARN | RopeScaling.LONGROPE | RopeScaling.PROPORTIONAL:
+            raise Unsupported(f"rope scaling {spec.scaling.value} is not available yet")
+        case _:
+            assert_never(spec.scaling)

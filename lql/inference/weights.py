@@ -1,0 +1,204 @@
+"""Stored tensors -> the decoder's weights, driven by the ``ModelSpec``.
+
+Matrices that read the same input (q, k, v; gate, up) are joined row-wise, so a layer is four
+products. Norms and biases become float32; the embedding stays as stored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lql.cancel import CancelToken
+from lql.inference.attention import Attention
+from lql.inference.decoder import Layer, Weights
+from lql.inference.errors import WeightsInvalid, WeightsMissing
+from lql.inference.feedforward import FeedForward
+from lql.inference.linear import Linear, prepare
+from lql.inference.norms import Norm
+from lql.inference.precision import ComputeDtype
+from lql.inference.rope import Rope, lane_order
+from lql.inference.rows import Part, Rows, torch_view
+from vindex.source import ModelSource, StoredTensor
+from vindex.spec import (
+    LayerSpec,
+    NormSpec,
+    Placement,
+    Role,
+    RopeSpec,
+)
+
+# Layers read before the first of them is packed. A source that decodes into new memory (GGUF) holds
+# that many at a time.
+_LAYERS_AHEAD = 4
+
+Order = npt.NDArray[np.int64] | None
+
+
+def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken | None) -> Weights:
+    """Prepare every weight of a model for multiplication.
+
+    Args:
+        dtype: how matrices are multiplied; ``AUTO`` follows each matrix's stored dtype.
+        cancel: checked before every layer.
+
+    Raises:
+        WeightsMissing: tensors that the model needs are not stored.
+        WeightsInvalid: a stored tensor does not have the shape the model needs.
+        Unsupported: the specification asks for something that is not implemented.
+    """
+    _check_complete(source)
+    with _workers() as pool:
+        loader = _Loader(source, dtype, pool)
+        head = loader.head()
+        pending: deque[Callable[[], Layer]] = deque()
+        layers: list[Layer] = []
+        for spec in source.spec.layers:
+            if cancel is not None:
+                cancel.check(f"loading layer {spec.index}/{source.spec.num_layers}")
+            pending.append(loader.layer(spec))
+            if len(pending) > _LAYERS_AHEAD:
+                layers.append(pending.popleft()())
+        layers += [finish() for finish in pending]
+        return Weights(
+            embed=loader.stored(Role.EMBED, None),
+            layers=tuple(layers),
+            final_norm=loader.norm(source.spec.final_norm, Role.FINAL_NORM, None),
+            head=head(),
+        )
+
+
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """Threads for packing; on the way out unstarted jobs are dropped, running ones awaited."""
+    pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="lql-pack")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_complete(source: ModelSource) -> None:
+    missing = [
+        tensor.key
+        for tensor in source.spec.tensors
+        if not tensor.optional and not source.has(tensor.role, tensor.layer)
+    ]
+    if missing:
+        raise WeightsMissing(
+            f'"{source.name}" lacks {len(missing)} tensors that a forward pass needs'
+            f" (e.g. {missing[0]})",
+            hint="extract the model again at level inference or all",
+            details=missing,
+        )
+
+
+class _Loader:
+    """Reads tensors of one source by role."""
+
+    def __init__(self, source: ModelSource, dtype: ComputeDtype, pool: Executor) -> None:
+        self._source = source
+        self._dtype = dtype
+        self._pool = pool
+        self._specs = {(tensor.role, tensor.layer): tensor for tensor in source.spec.tensors}
+        self._ropes: dict[RopeSpec, Rope] = {}
+
+    def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
+        """Start preparing a layer; the result waits for it."""
+        index, attention = spec.index, spec.attention
+        biased = attention.qkv_bias
+        q_order = lane_order(attention.rope, attention.heads, attention.head_size)
+        k_order = lane_order(attention.rope, attention.kv_heads, attention.head_size)
+        qkv = self._matrix(
+            index,
+            (Role.Q, Role.Q_BIAS if biased else None, q_order),
+            (Role.K, Role.K_BIAS if biased else None, k_order),
+            (Role.V, Role.V_BIAS if biased else None, None),
+        )
+        output = self._matrix(index, (Role.O, Role.O_BIAS if attention.output_bias else None, None))
+        up = (Role.UP, Role.UP_BIAS if spec.ffn.bias else None, None)
+        gate = (Role.GATE, Role.GATE_BIAS if spec.ffn.bias else None, None)
+        inner = self._matrix(index, *((gate, up) if spec.ffn.gated else (up,)))
+        down = self._matrix(index, (Role.DOWN, Role.DOWN_BIAS if spec.ffn.bias else None, None))
+        sandwich = spec.placement is Placement.SANDWICH
+
+        def finish() -> Layer:
+            return Layer(
+                index=index,
+                attn_norm=self.norm(spec.norm, Role.ATTN_NORM, index),
+                attention=Attention(
+                    spec=attention,
+                    qkv=qkv(),
+                    output=output(),
+                    qk_norm=self._head_norm(spec),
+                    rope=self._rope(attention.rope),
+                ),
+                attn_post_norm=(
+                    self.norm(spec.norm, Role.ATTN_POST_NORM, index) if sandwich else None
+                ),
+                ffn_norm=self.norm(spec.norm, Role.FFN_NORM, index),
+                feed_forward=FeedForward(index, spec.ffn, inner(), down()),
+                ffn_post_norm=(
+                    self.norm(spec.norm, Role.FFN_POST_NORM, index) if sandwich else None
+                ),
+            )
+
+        return finish
+
+    def head(self) -> Callable[[], Linear]:
+        """Start preparing the head: the stored one, else the embedding."""
+        stored = self._source.has(Role.HEAD)
+        return self._matrix(None, (Role.HEAD if stored else Role.EMBED, None, None))
+
+    def norm(self, spec: NormSpec, role: Role, layer: int | None) -> Norm:
+        """A norm over the hidden size."""
+        return Norm.of(spec, self._vector(role, layer))
+
+    def stored(self, role: Role, layer: int | None) -> StoredTensor:
+        """A tensor as stored, of the shape the model needs."""
+        stored = self._source.tensor(role, layer)
+        wanted = self._specs[role, layer]
+        if stored.shape != wanted.shape:
+            raise WeightsInvalid(
+                f'"{self._source.name}": {wanted.key} has shape {list(stored.shape)},'
+                f" expected {list(wanted.shape)}"
+            )
+        return stored
+
+    def _matrix(
+        self, layer: int | None, *parts: tuple[Role, Role | None, Order]
+    ) -> Callable[[], Linear]:
+        """Start preparing matrices that read the same input, as one."""
+        rows = Rows([Part(self.stored(role, layer), order) for role, _, order in parts])
+        biases = [
+            self._vector(bias, layer, order) for _, bias, order in parts if bias is not None
+        ]
+        stored = [part.stored.dtype for part in rows.parts]
+        # One dtype for the whole product: float32 as soon as one of its parts asks for it.
+        choices = {self._dtype.resolve(each) for each in stored}
+        dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
+        return prepare(rows, torch.cat(biases) if biases else None, dtype, self._pool)
+
+    def _vector(self, role: Role, layer: int | None, order: Order = None) -> Tensor:
+        values = self.stored(role, layer).float32()
+        return torch.from_numpy(np.array(values if order is None else values[order]))
+
+    def _head_norm(self, spec: LayerSpec) -> Norm | None:
+        attention = spec.attention
+        if attention.qk_norm is None:
+            return None
+        order = lane_order(attention.rope, 1, attention.head_size)
+        q = self._vector(Role.Q_NORM, spec.index, order).expand(attention.heads, -1)
+        k = self._vector(Role.K_NORM, spec.index, order).expand(attention.kv_heads, -1)
+        return Norm.of(attention.qk_norm, torch.cat([q, k]))  # [H + K, S]
+
+    def _rope(self, spec: RopeSpec | None) -> Rope | None:
+        """The rope of a spec; layers with equal specs share one."""
+        return None if spec is None else self._ropes.setdefault(spec, Rope(spec))
