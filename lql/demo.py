@@ -24,6 +24,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlCapabilityError, LqlRuntimeError
 from lql.report import Reporter
 from lql.session import Session
+from vindex.kinds import StorageDtype
 
 if TYPE_CHECKING:
     from lql.render.progress import ProgressBar
@@ -68,7 +69,10 @@ def _script() -> str:
 
 
 def _extraction(model: Path) -> ast.Script:
-    statement = ast.Extract(model=ast.Text(str(model)), target=ast.Text(VINDEX))
+    # Unrounded, so that the tour prints what transformers computes on the same weights.
+    statement = ast.Extract(
+        model=ast.Text(str(model)), target=ast.Text(VINDEX), dtype=StorageDtype.F32
+    )
     return ast.Script((ast.Pipeline((statement,)),))
 
 
