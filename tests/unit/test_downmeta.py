@@ -134,16 +134,30 @@ def test_rounding_of_the_column_to_bfloat16_is_bounded(handed: list[int]) -> Non
 
 
 def test_rounding_of_the_product_to_bfloat16_is_bounded(handed: list[int]) -> None:
-    """Sums on the two sides of a rounding boundary, 32 apart in bfloat16, 0.001 in truth.
+    """Sums on the two sides of a rounding boundary, 16 apart in bfloat16, 0.003 in truth.
 
     Everything is exact in bfloat16; the float32 sum loses the small terms behind 4096.
     """
     column = np.ones((1, 64), np.float32)
     worse = np.zeros(64, np.float32)
-    worse[[0, 63]] = 4096, -80
+    worse[[0, 63]] = 4096, -72
     better = worse.copy()
     better[1:33] = 2.0**-13
     better[40] = -(2.0**-10)
+    embeddings = _among_noise([better, worse], 64)
+    found = score(TorchScorer(), embeddings, column)
+    assert found.ids[0].tolist() == list(range(112, 122))
+    assert_same(found, brute_force(embeddings, column, 10))
+    assert handed == []
+
+
+def test_terms_lost_in_a_float32_sum_are_bounded(handed: list[int]) -> None:
+    column = np.ones((1, 64), np.float32)
+    worse = np.zeros(64, np.float32)
+    worse[[0, 61, 62]] = 8192, -8192, 1 + 2.0**-6
+    better = worse.copy()
+    better[1:61] = 1.5 * 2.0**-12  # each below half a step of 8192
+    better[62] = 1
     embeddings = _among_noise([better, worse], 64)
     found = score(TorchScorer(), embeddings, column)
     assert found.ids[0].tolist() == list(range(112, 122))
