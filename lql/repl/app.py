@@ -18,11 +18,12 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from lql import ast
 from lql.codes import Code
 from lql.errors import LqlError
-from lql.parser import tokens
+from lql.parser import keywords, tokens
 from lql.render import Format, RenderOptions
 from lql.repl import toolbar
 from lql.repl.buffer import CommandLine, Statements, split
@@ -128,11 +129,16 @@ class Repl:
         self._prompt = self._make_prompt(color=options.render.color)
 
     def loop(self) -> None:
-        """Read and run texts until the user leaves."""
+        """Read and run texts until the user leaves.
+
+        The grammar loads while the user reads the first prompt.
+        """
+        threading.Thread(target=keywords, name="lql-grammar", daemon=True).start()
         if not self._reporter.quiet:
             self._shell.say(f"lql {version('lql')}: help lists what can be typed, {LEAVING_HINT}")
         while True:
             try:
+                self._clear_echo()
                 text = self._prompt.prompt(
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))]
                 )
@@ -224,7 +230,7 @@ class Repl:
             history=self._history,
             key_bindings=bindings(self._history, self._shell.say),
             style=Style.from_dict(_COLORS if color else _PLAIN),
-            color_depth=None if color else ColorDepth.DEPTH_1_BIT,
+            color_depth=ColorDepth.DEPTH_8_BIT if color else ColorDepth.DEPTH_1_BIT,
             include_default_pygments_style=False,
             search_ignore_case=True,
             enable_suspend=True,
@@ -233,6 +239,16 @@ class Repl:
         # As an argument it would switch completion while typing off.
         prompt.default_buffer.enable_history_search = to_filter(True)
         return prompt
+
+    def _clear_echo(self) -> None:
+        """Erase what the terminal echoed of keys that were pressed before the prompt.
+
+        The prompt is drawn from the left edge, and shows those keys itself.
+        """
+        output = self._prompt.output
+        if not is_dumb_terminal():
+            output.write_raw("\r")
+            output.erase_down()
 
     def _toolbar(self) -> StyleAndTextTuples:
         return toolbar.toolbar(

@@ -90,7 +90,10 @@ def enter(text: str) -> Enter:
 
 def is_blank(text: str) -> bool:
     """Whether a text holds nothing but space and comments."""
-    return not text.strip() or all(token.kind in _BLANK for token in tokens(text))
+    first = text.lstrip()
+    if not first.startswith(("-", "/")):  # no comment: known without reading the text
+        return not first
+    return all(token.kind in _BLANK for token in tokens(text))
 
 
 def _is_unfinished(text: str) -> bool:

@@ -23,7 +23,7 @@ from lql.repl.paths import PathKind, entries
 from lql.syntax_text import quote, unquote
 from lql.syntax_words import Slot
 
-MAX_LENGTH = 20_000
+MAX_LENGTH = 8_000
 """Longer texts are not completed, so that typing in them stays quick."""
 
 MAX_NAMES = 50
@@ -149,6 +149,8 @@ def _keywords(here: Expectation) -> list[Want]:
 
 def _open_statement(text: str) -> str:
     """What stands after the last ``;``: all that matters at the cursor."""
+    if ";" not in text:
+        return text
     ends = [token.span.end for token in tokens(text) if token.text == ";"]
     return text[ends[-1] :] if ends else text
 

@@ -13,7 +13,7 @@ from lql.parser import tokens
 from lql.repl.buffer import CommandLine, split
 from lql.syntax_tokens import TokenKind
 
-MAX_LENGTH = 20_000
+MAX_LENGTH = 10_000
 """Longer texts are shown plain, so that typing in them stays quick."""
 
 STYLES = {

@@ -6,22 +6,25 @@ import codecs
 import fcntl
 import os
 import pty
+import re
 import select
-import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from tests.repl.screen import Screen
 
-PATIENCE_S = 60.0
+PATIENCE_S = 8.0
 """How long a test waits for what must come; it says nothing about how fast it should."""
+
+_PROMPT = re.compile(r"[^. ][^ ]*>$")
 
 # The child makes the terminal its controlling one, so that Ctrl-C reaches it as a signal.
 _LAUNCH = (
@@ -33,6 +36,10 @@ _LAUNCH = (
 class Terminal:
     """One process in one terminal.
 
+    Attributes:
+        screen: what a person sees.
+        raw: everything the process wrote.
+
     Args:
         directory: where the process runs.
     """
@@ -40,31 +47,42 @@ class Terminal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.screen = Screen()
+        self.raw = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master = -1
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str, **environment: str) -> None:
-        """Run ``lql`` and wait for its prompt.
+    def start(
+        self,
+        *arguments: str,
+        prompt: bool = True,
+        stdout: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Run ``lql``.
 
         Args:
             arguments: of the command.
+            prompt: wait for the first one.
+            stdout: a file instead of the terminal.
             environment: variables beside those of the test.
         """
         self._master, slave = pty.openpty()
         size = struct.pack("HHHH", self.screen.height, self.screen.width, 0, 0)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, sys.executable, "-m", "lql", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=self.directory,
-            env={**os.environ, "TERM": "xterm", **environment},
-            start_new_session=True,
-        )
+        with stdout.open("wb") if stdout else nullcontext(slave) as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _LAUNCH, sys.executable, "-m", "lql", *arguments],
+                stdin=slave,
+                stdout=out,
+                stderr=slave,
+                cwd=self.directory,
+                env={**os.environ, "TERM": "xterm", **environment},
+                start_new_session=True,
+            )
         os.close(slave)
-        self.wait_for_prompt()
+        if prompt:
+            self.wait_for_prompt()
 
     def type(self, keys: str) -> None:
         """Press keys; control characters are what they are."""
@@ -81,10 +99,11 @@ class Terminal:
         self.type("\r")
         self.wait_for_prompt()
 
-    def interrupt(self) -> None:
-        """Send the signal of Ctrl-C."""
+    def kill(self) -> None:
+        """End the process without a chance to clean up."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGINT)
+        self._process.kill()
+        self._process.wait()
 
     def wait_for(self, text: str) -> None:
         """Wait until the screen holds a text."""
@@ -92,9 +111,9 @@ class Terminal:
 
     def wait_for_prompt(self) -> None:
         """Wait until the cursor stands behind an empty prompt."""
-        self.wait(lambda: self.screen.line.endswith(">") and "│" in self.screen.text)
+        self.wait(lambda: _PROMPT.match(self.screen.line) and "│" in self.screen.text)
 
-    def wait(self, happened: Callable[[], bool]) -> None:
+    def wait(self, happened: Callable[[], object]) -> None:
         """Read what the process writes until something has happened."""
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
@@ -124,7 +143,9 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # Linux says so when the other end is closed
             data = b""
-        self.screen.feed(self._decoder.decode(data))
+        text = self._decoder.decode(data)
+        self.raw += text
+        self.screen.feed(text)
         for reply in self.screen.replies:
             self.type(reply)
         self.screen.replies.clear()
