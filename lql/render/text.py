@@ -131,10 +131,10 @@ def number(value: float, unit: Unit) -> str:
 
 
 def percent(probability: float) -> str:
-    """``77.2 %``; small ones keep two digits that say something: ``0.0031 %``."""
+    """``77.25 %``; small ones keep two digits that say something: ``0.0031 %``."""
     value = probability * 100
     if value >= 0.1 or value == 0 or value != value:
-        return f"{value:.1f} %"
+        return f"{value:.2f} %"
     if value >= 1e-4:
         return f"{value:.2g} %"
     return f"{value:.0e} %"

@@ -157,8 +157,8 @@ def test_infer_table() -> None:
     assert table.splitlines() == [
         "rank  token   token_id  probability  logit",
         "──────────────────────────────────────────",
-        "   1  ␣Paris      7042       77.2 %  18.03",
-        "   2  巴黎         260        6.5 %  16.50",
+        "   1  ␣Paris      7042      77.25 %  18.03",
+        "   2  巴黎         260       6.45 %  16.50",
         "   3  \\n           198     0.0064 %  -6.50",
     ]
 
@@ -265,13 +265,13 @@ def test_visible_text_can_be_read_back(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.7724711, "77.2 %"),
-        (1.0, "100.0 %"),
-        (0.0099, "1.0 %"),
+        (0.7725308, "77.25 %"),
+        (1.0, "100.00 %"),
+        (0.0099, "0.99 %"),
         (0.000645, "0.065 %"),
         (0.0000012, "0.00012 %"),
         (1e-12, "1e-10 %"),
-        (0.0, "0.0 %"),
+        (0.0, "0.00 %"),
     ],
 )
 def test_percent(value: float, text: str) -> None:
