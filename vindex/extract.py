@@ -326,6 +326,7 @@ class _Extraction:
             for tensor, name in down:
                 with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
                     matrix = self.checkpoint.read(name, StorageDtype.F32)
+                    check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
                     columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
                 with self.clock.measure("score", columns.nbytes):
                     best = self.scorer.top(columns, DOWN_TOP_K)
