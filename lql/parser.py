@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -445,4 +446,5 @@ def _cache_file() -> str | None:
         (directory / "lql").mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or not ours to write in
         return None
-    return str(directory / "lql" / f"grammar-lark{lark.__version__}.table")
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return str(directory / "lql" / f"grammar-lark{lark.__version__}-{python}.table")

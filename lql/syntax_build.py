@@ -145,7 +145,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
 def _title(children: Children) -> str:
     words = []
     for child in children:
-        if not isinstance(child, str) or child.upper() != terminal(child):
+        if not isinstance(child, str) or child.casefold() != terminal(child).casefold():
             break
         words.append(terminal(child))
     return " ".join(words)

@@ -215,15 +215,20 @@ def _has_wrong_type(failure: Failure) -> Diagnostic | None:
 
 
 def _lacks_columns(failure: Failure) -> Diagnostic | None:
-    """``SELECT FROM EDGES``: the grammar took FROM for a column."""
-    if [lexeme.text.upper() for lexeme in failure.statement] != ["SELECT", "FROM"]:
+    """``SELECT FROM EDGES``, ``SELECT a, FROM EDGES``: the grammar took FROM for a column."""
+    before = failure.previous
+    if before is None or before.kind != "NAME" or before.text.upper() != "FROM":
         return None
+    if failure.found.kind not in ("EDGES", "FEATURES", "ENTITIES"):
+        return None
+    first = len(failure.statement) == 2
     return failure.diagnostic(
         Code.MISSING_CLAUSE,
-        "SELECT needs columns before FROM",
-        span=failure.statement[1].span,
-        label="expected `*` or column names",
-        suggestions=("* FROM",),
+        "SELECT needs columns before FROM" if first else "a column is missing before FROM",
+        span=before.span,
+        label="expected `*` or column names" if first else "expected a column after the comma",
+        suggestions=("* FROM",) if first else (),
+        helps=() if first else ("leave the last comma out, or name another column",),
     )
 
 

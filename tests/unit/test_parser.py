@@ -606,13 +606,15 @@ class TestTokens:
 class TestCache:
     def run(self, home: Path, **environment: str) -> str:
         code = "from lql.parser import parse; print(len(parse('STATS; STATS').items))"
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", code],
             env={"HOME": str(home), "PATH": "", **environment},
             capture_output=True,
             text=True,
             check=True,
-        ).stdout.strip()
+        )
+        assert done.stderr == ""
+        return done.stdout.strip()
 
     def test_the_table_is_kept_in_the_users_cache_and_survives_damage(self, tmp_path: Path) -> None:
         assert self.run(tmp_path) == "2"
