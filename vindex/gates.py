@@ -56,7 +56,8 @@ def matvec(matrix: npt.NDArray[np.generic], dtype: StorageDtype, vector: Float32
     result = np.empty(rows, np.float32)
     step = max(1, _BLOCK_BYTES // max(1, 4 * width))
     # Scaling by a power of two is exact unless it overflows.
-    scaled = vector * np.float32(_HALF_SCALE)
+    with np.errstate(over="ignore"):
+        scaled = vector * np.float32(_HALF_SCALE)
     if dtype is StorageDtype.F16 and np.isfinite(scaled).all():
         buffer = np.empty((min(step, rows), width), np.int32)
         for start in range(0, rows, step):
@@ -65,7 +66,8 @@ def matvec(matrix: npt.NDArray[np.generic], dtype: StorageDtype, vector: Float32
         return result
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        np.dot(to_float32(matrix[part], dtype), vector, out=result[part])
+        with np.errstate(invalid="ignore"):
+            np.dot(to_float32(matrix[part], dtype), vector, out=result[part])
     return result
 
 
@@ -79,7 +81,8 @@ def _half_block(
     """``block @ vector`` for a float16 block, ``scaled`` being ``vector`` times 2^112."""
     bits = block.view(np.int16)
     if ((bits & _HALF_INFINITE) == _HALF_INFINITE).any():
-        np.dot(block.astype(np.float32), vector, out=out)
+        with np.errstate(invalid="ignore"):
+            np.dot(block.astype(np.float32), vector, out=out)
         return
     wide = buffer[: len(block)]
     np.left_shift(bits, 13, out=wide, dtype=np.int32)

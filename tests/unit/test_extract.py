@@ -34,15 +34,18 @@ from vindex.errors import (
     TargetExists,
     Unsupported,
     VindexError,
+    VindexIncomplete,
     VindexInvalid,
 )
 from vindex.extract import extract
 from vindex.families import family_of, spec_from_config
 from vindex.files import CONFIG, TOKENIZER
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.manifest import dump_manifest
 from vindex.spec import Role
 from vindex.store import open_vindex
 from vindex.verify import verify
+from vindex.writing import Clock, StageWriter
 
 BROWSE = {
     "config.json",
@@ -525,3 +528,31 @@ def test_the_spec_of_a_vindex_is_the_checkpoints(tmp_path: Path) -> None:
         assert vx.spec == spec_from_config(source.config)
         assert vx.spec.layers[0].attention.rope is not None
         assert vx.spec.layers[0].attention.rope.factor is not None
+
+
+def test_a_result_that_does_not_open_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer's own mistakes are caught by the reader before anybody sees them."""
+    monkeypatch.setattr("vindex.extract.dump_manifest", lambda entries: dump_manifest(entries[1:]))
+    assert_refused(
+        CHECKPOINTS / "llama_h96",
+        tmp_path,
+        VindexIncomplete,
+        r"missing 1 tensor \(e\.g\. layers\.0\.self_attn\.q_proj\.weight\)",
+    )
+
+
+def test_float32_entries_are_aligned_behind_odd_float16_ones(tmp_path: Path) -> None:
+    """larql reinterprets their bytes without a look at the offset."""
+    with StageWriter(tmp_path, Clock()) as writer:
+        file = writer.file("norms.bin")
+        file.write(np.ones(3, "<f2").tobytes())
+        file.align(4)
+        assert file.size == 8
+        file.align(4)
+        assert file.size == 8
+        writer.finish("norms.bin")
+        writer.settle()
+        assert writer.seal().sealed["norms.bin"].size == 8
+    assert (tmp_path / "norms.bin").read_bytes() == b"\x00\x3c" * 3 + b"\0\0"
