@@ -255,10 +255,10 @@ class Bench:
         self.vx = open_vindex(path)
         self._words: dict[int, str] = {}
         self._scores = np.zeros((4, 160), np.float32)
-        self._records = {layer: self.vx.down_meta.records(layer).copy() for layer in range(4)}
-        for records in self._records.values():
+        self.records = {layer: self.vx.down_meta.records(layer).copy() for layer in range(4)}
+        for records in self.records.values():
             records[:] = 0
-        monkeypatch.setattr(self.vx.down_meta, "records", self._records.__getitem__)
+        monkeypatch.setattr(self.vx.down_meta, "records", self.records.__getitem__)
         monkeypatch.setattr(
             self.vx.token_texts, "texts", lambda ids: [self._words[token] for token in ids]
         )
@@ -269,9 +269,9 @@ class Bench:
         for slot, word in enumerate(words):
             token = len(self._words) + 5
             self._words[token] = word
-            self._records[layer][feature]["top"][slot] = (token, 9 - slot)
-        self._records[layer]["token"] = self._records[layer]["top"]["token"][:, 0]
-        self._records[layer]["score"] = self._records[layer]["top"]["score"][:, 0]
+            self.records[layer][feature]["top"][slot] = (token, 9 - slot)
+        self.records[layer]["token"] = self.records[layer]["top"]["token"][:, 0]
+        self.records[layer]["score"] = self.records[layer]["top"]["score"][:, 0]
 
 
 @pytest.fixture
@@ -282,11 +282,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_edges_are_merged_by_word_and_sorted_by_gate(bench: Bench) -> None:
     bench.feature(0, 3, 8.0, "paris", "Lyon", "Nice", "Lille", "Brest")
     bench.feature(2, 7, 12.0, "Paris", "Rome")
+    bench.feature(3, 9, 6.0, "PARIS", "Oslo")
     bench.feature(3, 1, 9.5, "Europe", "Asia")
     bench.feature(3, 2, -30.0, "Spain", "Madrid")
     first, second = describe_static(bench.vx, "France")
     assert (first.target, first.score, first.layer, first.feature) == ("paris", 12.0, 2, 7)
-    assert (first.layers, first.hits, first.also) == ((0, 2), 2, ("Lyon", "Nice", "Lille"))
+    assert (first.layers, first.hits, first.also) == ((0, 2, 3), 3, ("Lyon", "Nice", "Lille"))
     assert (first.relation, first.band) == (None, None)
     assert (second.target, second.score, second.also) == ("Europe", 9.5, ("Asia",))
 
@@ -316,6 +317,13 @@ def test_incoherent_features_need_a_gate_of_twenty(bench: Bench) -> None:
     bench.feature(0, 1, 20.0, "Berlin", "12", "a1")
     bench.feature(0, 2, 6.0, "Vienna", "})", "巴黎")  # companions that cannot be read say nothing
     assert [edge.target for edge in describe_static(bench.vx, "France")] == ["Berlin", "Vienna"]
+
+
+def test_companions_with_negative_logits_do_not_count(bench: Bench) -> None:
+    bench.feature(0, 0, 8.0, "Paris", "Lyon", "Nice")
+    bench.records[0][0]["top"]["score"][1] = -1
+    (edge,) = describe_static(bench.vx, "France")
+    assert edge.also == ("Nice",)
 
 
 def test_only_twenty_features_of_a_layer_are_looked_at(bench: Bench) -> None:
