@@ -40,3 +40,26 @@ def smollm2_gguf() -> Path:
 def gemma3_gguf() -> Path:
     """Gemma 3 270M (Q4_K_M)."""
     return fetch(GEMMA3, _REAL_MODEL_CACHE)
+
+
+@pytest.fixture(scope="session")
+def smollm2_f32_vindex(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
+    """SmolLM2 extracted at level inference, unrounded."""
+    return _extracted(smollm2_gguf, tmp_path_factory.mktemp("smollm2") / "smollm2.vindex")
+
+
+@pytest.fixture(scope="session")
+def gemma3_f32_vindex(tmp_path_factory: pytest.TempPathFactory, gemma3_gguf: Path) -> Path:
+    """Gemma 3 270M extracted at level inference, unrounded."""
+    return _extracted(gemma3_gguf, tmp_path_factory.mktemp("gemma3") / "gemma3.vindex")
+
+
+def _extracted(checkpoint: Path, target: Path) -> Path:
+    from lql.inference.token_scorer import TorchScorer
+    from vindex.checkpoint import open_checkpoint
+    from vindex.extract import extract
+    from vindex.kinds import StorageDtype
+
+    with open_checkpoint(checkpoint) as opened:
+        extract(opened, target, dtype=StorageDtype.F32, scorer=TorchScorer())
+    return target
