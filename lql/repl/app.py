@@ -18,12 +18,11 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
-from prompt_toolkit.utils import is_dumb_terminal
 
 from lql import ast
 from lql.codes import Code
 from lql.errors import LqlError
-from lql.parser import keywords, tokens
+from lql.parser import keywords
 from lql.render import Format, RenderOptions
 from lql.repl import toolbar
 from lql.repl.buffer import CommandLine, Statements, split
@@ -34,11 +33,11 @@ from lql.repl.history import PrivateHistory, history_path
 from lql.repl.keys import KEYS, LEAVING_HINT, bindings
 from lql.repl.runner import Runner
 from lql.repl.shell import Shell
+from lql.repl.tty import unechoed
 from lql.report import ErrorStyle, Reporter
 from lql.results import Result
 from lql.session import Session
 from lql.span import SourceText
-from lql.syntax_tokens import TokenKind
 
 if TYPE_CHECKING:
     from lql.cancel import CancelToken
@@ -97,12 +96,16 @@ def run_repl(
         LqlError: the vindex to open first cannot be opened.
     """
     shown = DetachableProgress(progress)
-    with _typing_on_terminal(reporter), Session(progress=shown) as session:
+    session = Session(progress=shown)
+    with _typing_on_terminal(reporter), unechoed():
         if options.use is not None:
             reporter.finished(session.execute(ast.UseVindex(ast.Text(options.use))))
         repl = Repl(session, options, reporter, shown, on_bug=on_bug)
         repl.loop()
-        repl.leave()
+        ended = repl.end()
+    if not ended:
+        os._exit(0)  # closing the session would unmap files under the statement
+    session.close()
     return 0
 
 
@@ -138,7 +141,6 @@ class Repl:
             self._shell.say(f"lql {version('lql')}: help lists what can be typed, {LEAVING_HINT}")
         while True:
             try:
-                self._clear_echo()
                 text = self._prompt.prompt(
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))]
                 )
@@ -147,7 +149,7 @@ class Repl:
             except EOFError:
                 return
             except KeyboardInterrupt:  # between two statements, or while a result was printed
-                self._say_cancelled("cancelled")
+                self._shell.say("cancelled")
 
     def handle(self, text: str) -> Outcome:
         """Run everything in a text, in order, up to the first thing that fails."""
@@ -172,21 +174,16 @@ class Repl:
                 break
         return Outcome.STAY
 
-    def leave(self) -> None:
-        """End the worker; end the process here if a statement cannot be stopped."""
+    def end(self) -> bool:
+        """End the worker; return whether no statement runs any more."""
         self._runner.close()
         if self._runner.wait(_LEAVING_S):
-            return
+            return True
         self._shell.say(f"{self._runner.busy_with} did not stop; left behind")
-        os._exit(0)  # closing the session would unmap files under the statement
+        return False
 
     def _run(self, text: str) -> None:
-        used = {token.text[1:] for token in tokens(text) if token.kind is TokenKind.PARAMETER}
-        script = self._session.prepare(
-            text,
-            name=_INPUT_NAME,
-            words={name: v for name, v in self._parameters.items() if name in used},
-        )
+        script = self._session.prepare(text, name=_INPUT_NAME, words=self._parameters)
         renderer = self._shell.renderer()
         try:
             for result in self._runner.run(script):
@@ -203,13 +200,9 @@ class Repl:
     def _report(self, error: LqlError) -> None:
         diagnostic = error.diagnostic
         if error.code is Code.CANCELLED and self._reporter.style is ErrorStyle.TEXT:
-            self._say_cancelled(diagnostic.message, *diagnostic.notes)
+            self._shell.say("\n".join((diagnostic.message, *diagnostic.notes)))
         else:
             self._reporter.error(diagnostic)
-
-    def _say_cancelled(self, *lines: str) -> None:
-        over_echo = "\r" if self._reporter.err.isatty() else ""  # the terminal has echoed ^C
-        self._shell.say(over_echo + "\n".join(lines))
 
     def _tell_history_problem(self) -> None:
         problem = self._history.problem
@@ -239,16 +232,6 @@ class Repl:
         # As an argument it would switch completion while typing off.
         prompt.default_buffer.enable_history_search = to_filter(True)
         return prompt
-
-    def _clear_echo(self) -> None:
-        """Erase what the terminal echoed of keys that were pressed before the prompt.
-
-        The prompt is drawn from the left edge, and shows those keys itself.
-        """
-        output = self._prompt.output
-        if not is_dumb_terminal():
-            output.write_raw("\r")
-            output.erase_down()
 
     def _toolbar(self) -> StyleAndTextTuples:
         return toolbar.toolbar(

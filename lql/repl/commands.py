@@ -15,7 +15,7 @@ from prompt_toolkit.shortcuts import clear
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlUsageError
-from lql.execute.names import nearest
+from lql.names import nearest
 from lql.render import Format
 from lql.repl.help_text import Entry, overview, topic_lines, topic_text
 from lql.repl.help_topics import find_topics

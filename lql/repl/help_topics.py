@@ -15,7 +15,7 @@ from importlib import resources
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlInternalError, LqlUsageError
-from lql.execute.names import nearest
+from lql.names import nearest
 
 _NOT_YET = "*Not available yet.*"
 _HEADING = re.compile(r"^(#{1,6}) +(.+?) *$")

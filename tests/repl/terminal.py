@@ -21,7 +21,7 @@ from typing import Self
 
 from tests.repl.screen import Screen
 
-PATIENCE_S = 8.0
+PATIENCE_S = 60.0
 """How long a test waits for what must come; it says nothing about how fast it should."""
 
 _PROMPT = re.compile(r"[^. ][^ ]*>$")
@@ -49,7 +49,7 @@ class Terminal:
         self.screen = Screen()
         self.raw = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._master = -1
+        self._master, self._slave = pty.openpty()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(
@@ -67,22 +67,25 @@ class Terminal:
             stdout: a file instead of the terminal.
             environment: variables beside those of the test.
         """
-        self._master, slave = pty.openpty()
         size = struct.pack("HHHH", self.screen.height, self.screen.width, 0, 0)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-        with stdout.open("wb") if stdout else nullcontext(slave) as out:
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, size)
+        with stdout.open("wb") if stdout else nullcontext(self._slave) as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, sys.executable, "-m", "lql", *arguments],
-                stdin=slave,
+                stdin=self._slave,
                 stdout=out,
-                stderr=slave,
+                stderr=self._slave,
                 cwd=self.directory,
                 env={**os.environ, "TERM": "xterm", **environment},
                 start_new_session=True,
             )
-        os.close(slave)
         if prompt:
             self.wait_for_prompt()
+
+    @property
+    def modes(self) -> list[object]:
+        """What the terminal does with keys and output."""
+        return termios.tcgetattr(self._slave)
 
     def type(self, keys: str) -> None:
         """Press keys; control characters are what they are."""
@@ -164,4 +167,5 @@ class Terminal:
             if self._process.poll() is None:
                 self._process.kill()
             self._process.wait()
-            os.close(self._master)
+        os.close(self._master)
+        os.close(self._slave)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,8 +16,10 @@ from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlError, LqlRuntimeError
 from lql.repl.runner import Runner
-from lql.results import Result, UseResult
+from lql.results import Result
+from lql.results.lifecycle import UseResult
 from lql.span import SourceText
+from lql.worker import Worker
 
 LONG_S = 30.0
 
@@ -175,6 +177,30 @@ def test_ctrl_c_stops_waiting_for_the_one_left_behind() -> None:
     work.release.set()
     assert runner.wait(LONG_S)
     assert work.finished == 1  # the waiting statement never began
+
+
+def test_ctrl_c_before_the_wait_begins_stops_the_statement_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(worker: Worker, call: Callable[[], Result], *_: object, **__: object) -> Result:
+        def job() -> None:
+            with suppress(LqlError):
+                call()
+
+        threading.Thread(target=job, daemon=True).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "run", interrupted)
+    work = Work(LONG_S)
+    runner = Runner(work)
+
+    with pytest.raises(LqlError) as caught:
+        list(runner.run(script(1)))
+
+    assert caught.value.code is Code.CANCELLED
+    assert work.started.wait(LONG_S)
+    assert runner.wait(LONG_S / 2)
+    assert work.finished == 0
 
 
 def test_a_time_limit_stops_a_statement() -> None:
