@@ -117,7 +117,8 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     spec = layer.spec
     tokens, heads, kv_heads, size = x.shape[0], spec.heads, spec.kv_heads, spec.head_size
 
-    qkv = layer.qkv(x, step.coarse).view(tokens, heads + 2 * kv_heads, size)  # [T, H + 2K, S]
+    # Never coarse: keys outlive the step, and rounding them is half of the error of a coarse one.
+    qkv = layer.qkv(x).view(tokens, heads + 2 * kv_heads, size)  # [T, H + 2K, S]
     qk = qkv[:, : heads + kv_heads]
     if layer.qk_norm is not None:
         layer.qk_norm.apply_(qk)

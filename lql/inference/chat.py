@@ -40,9 +40,7 @@ class ChatLimits:
     wall_seconds: float = 20.0
 
 
-def render(
-    template: str, variables: Mapping[str, Any], limits: ChatLimits = ChatLimits()
-) -> str:
+def render(template: str, variables: Mapping[str, Any], limits: ChatLimits = ChatLimits()) -> str:
     """Render a chat template.
 
     Args:

@@ -1,8 +1,8 @@
 """Renders one chat template, in a process of its own that has limits; see ``lql.inference.chat``.
 
 Run as a script. Reads a JSON object from standard input (``template``, ``variables``,
-``output_limit``, ``memory_limit``, ``cpu_limit``) and writes one to standard output: ``{"text": …}``,
-or ``{"error": …}`` with a sentence.
+``output_limit``, ``memory_limit``, ``cpu_limit``) and writes one to standard output:
+``{"text": …}``, or ``{"error": …}`` with a sentence.
 
 The environment and its helpers are those that Hugging Face renders templates with, so that
 released templates work unchanged.
@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
@@ -31,7 +31,7 @@ class _Refused(Exception):
 class _Generation(Extension):
     """``{% generation %}``, which marks the model's own words for training: renders its body."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
@@ -159,9 +158,7 @@ class Decoder:
     def _step(self, start: int, stop: int, coarse: Coarse | None) -> Step:
         return Step(
             rotations={rope: rope.table(start, stop) for rope in self._ropes},
-            blocks={
-                window: query_blocks(start, stop - start, window) for window in self._windows
-            },
+            blocks={window: query_blocks(start, stop - start, window) for window in self._windows},
             coarse=coarse,
         )
 

@@ -40,7 +40,7 @@ class Rope:
         return torch.complex(angles.cos(), angles.sin()).unsqueeze(1)
 
     def changes_between(self, before: int, after: int) -> bool:
-        """Whether a sequence growing to ``after`` positions needs other rotations than at ``before``.
+        """Whether growing from ``before`` to ``after`` positions changes earlier rotations.
 
         Keys that were rotated for the shorter sequence are then of no use.
         """
@@ -54,7 +54,8 @@ class Rope:
 def rotate_(heads: Tensor, table: Tensor) -> None:
     """Rotate ``heads`` [T, N, S] in place by ``table`` [T, 1, R / 2]; lanes from R on stay."""
     lanes = heads[..., : 2 * table.shape[-1]]
-    torch.view_as_complex(lanes.unflatten(-1, (-1, 2))).mul_(table)
+    pairs = lanes.view(*lanes.shape[:-1], -1, 2)  # [T, N, R / 2, 2]
+    torch.view_as_complex(pairs).mul_(table)
 
 
 def lane_order(spec: RopeSpec | None, heads: int, head_size: int) -> npt.NDArray[np.int64] | None:
@@ -82,7 +83,7 @@ def _frequencies(spec: RopeSpec, length: int) -> Tensor:
     """Radians per position of each lane pair, float32 [R / 2], for a sequence of ``length``."""
     size = spec.rotary_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
-    base = 1.0 / spec.theta**exponents
+    base = 1.0 / torch.pow(spec.theta, exponents)
     factor = spec.factor or 1.0
     match spec.scaling:
         case RopeScaling.NONE:
@@ -92,17 +93,19 @@ def _frequencies(spec: RopeSpec, length: int) -> Tensor:
         case RopeScaling.LLAMA3:
             # Full turns within the original context: few, and the pair is stretched; many, and it
             # is left alone; in between, a blend.
-            assert spec.low_freq_factor is not None and spec.high_freq_factor is not None
+            low, high = spec.low_freq_factor, spec.high_freq_factor
+            assert low is not None
+            assert high is not None
             turns = _original(spec) * base / (2 * math.pi)
-            blend = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
-            blend = blend.clamp(0.0, 1.0)
+            blend = ((turns - low) / (high - low)).clamp(0.0, 1.0)
             return (1 - blend) * base / factor + blend * base
         case RopeScaling.DYNAMIC:
             original = _original(spec)
             if length <= original:
                 return base
             stretch = factor * length / original - (factor - 1)
-            return 1.0 / (spec.theta * stretch ** (size / (size - 2))) ** exponents
+            theta = spec.theta * stretch ** (size / (size - 2))
+            return 1.0 / torch.pow(theta, exponents)
         case RopeScaling.YARN | RopeScaling.LONGROPE | RopeScaling.PROPORTIONAL:
             raise Unsupported(f"rope scaling {spec.scaling.value} is not available yet")
         case _:

@@ -25,7 +25,7 @@ from lql.inference.linear import Linear, prepare
 from lql.inference.norms import Norm
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
-from lql.inference.rows import Part, Rows, torch_view
+from lql.inference.rows import Part, Rows
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     LayerSpec,
@@ -177,9 +177,7 @@ class _Loader:
     ) -> Callable[[], Linear]:
         """Start preparing matrices that read the same input, as one."""
         rows = Rows([Part(self.stored(role, layer), order) for role, _, order in parts])
-        biases = [
-            self._vector(bias, layer, order) for _, bias, order in parts if bias is not None
-        ]
+        biases = [self._vector(bias, layer, order) for _, bias, order in parts if bias is not None]
         stored = [part.stored.dtype for part in rows.parts]
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
