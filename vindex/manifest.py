@@ -145,12 +145,12 @@ def stored_entries(
     """
     by_file: dict[str, list[ManifestEntry]] = defaultdict(list)
     for entry in entries:
-        if entry.is_float and entry.file in maps:
-            by_file[entry.file].append(entry)
-        elif entry.is_float and entry.file in _NOT_FOR_TENSORS:
+        if entry.is_float and entry.file in _NOT_FOR_TENSORS:
             raise VindexInvalid(
                 f"{path.name}: {entry.key} claims to lie in {entry.file}", path=path
             )
+        if entry.is_float and entry.file in maps:
+            by_file[entry.file].append(entry)
     for name, group in by_file.items():
         mapped = maps[name]
         group.sort(key=lambda entry: (entry.offset, entry.length))

@@ -59,7 +59,6 @@ def inspect(path: Path) -> Contents:
     if not (path / files.TOKENIZER).exists():
         raise VindexIncomplete(f"{files.TOKENIZER} is missing from {path}", path=path)
     declared, entries = _read_manifest(path, seal, maps)
-    lost_head = _HEAD_KEY in declared and _HEAD_KEY not in entries
     # Below inference level nobody can tell whether there was a head, and nobody needs it.
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
     have_keys = entries.keys() | ({_HEAD_KEY} if may_have_head else set())
@@ -70,7 +69,8 @@ def inspect(path: Path) -> Contents:
     elif isinstance(spec, ModelSpec):
         _check_agreement(path, index, spec)
         missing = _missing(path, index, spec, entries)
-        if lost_head and [tensor.role for tensor in missing] == [Role.HEAD] and not index.ours:
+        only_head = [tensor.role for tensor in missing] == [Role.HEAD]
+        if only_head and _HEAD_KEY in declared and index.tie_word_embeddings is None:
             lacking = _head_lost(index, path)
             notes = (*notes, lacking.message)
         elif missing:
