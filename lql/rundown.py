@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from lql import ast
-from lql.arguments import RunCommand
+from lql.arguments import Parser, common_of, configure
 from lql.batch import supervised
 from lql.cancel import CancelToken
 from lql.errors import LqlError
@@ -30,20 +31,50 @@ T = TypeVar("T")
 _PROMPT = "> "
 
 
-def run_generation(command: RunCommand, reporter: Reporter) -> int:
-    """Answer the prompt, or one prompt a line until the input ends; return the exit code.
+_RUN = """\
+Generate text, greedily, token by token. Without PROMPT, answer one prompt a line until the input
+ends. A prompt on the command line is continued as typed; lines are sent in the model's chat
+template if it has one. --chat and --raw choose either.
+"""
+
+
+def run_generation(words: Sequence[str], reporter: Reporter) -> int:
+    """``lql run``: answer a prompt, or one a line until the input ends; return the exit code.
 
     Raises:
-        LqlError: the source cannot be opened or run, or the work was cancelled.
+        LqlError: the words are wrong, the source cannot be opened or run, or it was cancelled.
     """
+    parser = Parser("run", _RUN)
+    option = parser.add_argument
+    option("source", metavar="VINDEX", help="a vindex, or a checkpoint to run without extraction")
+    option("prompt", metavar="PROMPT", nargs="?", help="what to continue or answer")
+    option("--max-tokens", type=_count, default=256, metavar="N", help="stop after N tokens (256)")
+    option("--chat", action="store_true", default=None, help="in the model's chat template")
+    option("--raw", dest="chat", action="store_false", help="the prompt as typed")
+    found = parser.words(words)
+    configure(common_of(found), reporter)
     with Session() as session:
-        run = _Run(command, session, reporter, interactive=sys.stdin.isatty())
+        run = _Run(
+            session,
+            reporter,
+            source=found.source,
+            prompt=found.prompt,
+            max_tokens=found.max_tokens,
+            chat=found.chat,
+            interactive=sys.stdin.isatty(),
+        )
         run.open()
-        if command.prompt is not None:
-            run.answer(command.prompt)
+        if run.prompt is not None:
+            run.answer(run.prompt)
         else:
             run.converse()
     return 0
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f'"{word}" is not a whole number of at least 1')
+    return int(word)
 
 
 def _lines(stdin: TextIO, *, interactive: bool) -> Iterator[str]:
@@ -61,22 +92,25 @@ def _lines(stdin: TextIO, *, interactive: bool) -> Iterator[str]:
 
 @dataclass(slots=True)
 class _Run:
-    command: RunCommand
     session: Session
     reporter: Reporter
+    source: str
+    prompt: str | None
+    max_tokens: int
+    chat: bool | None
     interactive: bool
     worker: Worker = field(default_factory=Worker)
 
     def open(self) -> None:
         """Open the source and load its weights, before the first prompt is asked for."""
-        word = self.command.vindex
+        word = self.source
         path = Path(word)
         bare = word.startswith("package:") or (path.exists() and not (path / INDEX).exists())
         statement = ast.UseModel(ast.Text(word)) if bare else ast.UseVindex(ast.Text(word))
         self.reporter.finished(self.session.execute(statement))
         cancel = CancelToken()
         model = self._supervised(lambda: self.session.model(cancel=cancel), cancel)
-        if self.command.chat is None and model.is_instruct:
+        if self.chat is None and model.is_instruct:
             chat = self._mode(model) is PromptMode.CHAT
             used, other = ("in its template", "--raw") if chat else ("as typed", "--chat")
             self.reporter.note(f"this instruct model gets prompts {used}; {other} is the other way")
@@ -100,7 +134,7 @@ class _Run:
         count = 0
         with translating():
             generation = model.generate(
-                prompt, max_tokens=self.command.max_tokens, mode=self._mode(model), cancel=cancel
+                prompt, max_tokens=self.max_tokens, mode=self._mode(model), cancel=cancel
             )
         while True:
             token = self._supervised(lambda: _next(generation), cancel)
@@ -115,9 +149,9 @@ class _Run:
 
     def _mode(self, model: LoadedModel) -> PromptMode:
         """As asked for; else a prompt of the command line is continued, a conversation chats."""
-        chat = self.command.chat
+        chat = self.chat
         if chat is None:
-            chat = self.command.prompt is None and model.is_instruct
+            chat = self.prompt is None and model.is_instruct
         return PromptMode.CHAT if chat else PromptMode.RAW
 
     def _print(self, text: str) -> None:

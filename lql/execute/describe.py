@@ -10,7 +10,7 @@ from lql.context import Context
 from lql.execute.bands import band_layers
 from lql.execute.paging import page
 from lql.execute.slots import layer, text
-from lql.results import DescribeResult, EdgeRow
+from lql.results.browse import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static
 from vindex.features import entity_query
 from vindex.gates import gate_scores

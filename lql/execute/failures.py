@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from lql.cancel import Cancelled
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
@@ -13,29 +16,25 @@ from lql.errors import (
     LqlTypeError,
     LqlVindexError,
 )
-from lql.inference import errors as inference_errors
-from lql.inference.errors import InferenceError
-from vindex import errors as vindex_errors
+from vindex import errors
 from vindex.errors import VindexError
+
+if TYPE_CHECKING:
+    from lql.inference.errors import InferenceError
 
 _Kind = tuple[type[LqlError], Code]
 
-_KINDS: dict[type, _Kind] = {
-    vindex_errors.VindexNotFound: (LqlVindexError, Code.VINDEX_NOT_FOUND),
-    vindex_errors.VindexInvalid: (LqlVindexError, Code.VINDEX_INVALID),
-    vindex_errors.VindexIncomplete: (LqlVindexError, Code.VINDEX_INCOMPLETE),
-    vindex_errors.VerifyFailed: (LqlVindexError, Code.VERIFY_FAILED),
-    vindex_errors.LevelTooLow: (LqlCapabilityError, Code.LEVEL_TOO_LOW),
-    vindex_errors.Unsupported: (LqlCapabilityError, Code.UNSUPPORTED),
-    vindex_errors.CheckpointError: (LqlCheckpointError, Code.CHECKPOINT_UNREADABLE),
-    vindex_errors.LedgerRefusal: (LqlCheckpointError, Code.LEDGER_REFUSAL),
-    vindex_errors.TargetExists: (LqlRuntimeError, Code.TARGET_EXISTS),
-    vindex_errors.Interrupted: (LqlRuntimeError, Code.CANCELLED),
-    inference_errors.WeightsMissing: (LqlVindexError, Code.VINDEX_INCOMPLETE),
-    inference_errors.WeightsInvalid: (LqlVindexError, Code.VINDEX_INVALID),
-    inference_errors.EmptyPrompt: (LqlRuntimeError, Code.EMPTY_PROMPT),
-    inference_errors.PromptTooLong: (LqlTypeError, Code.OUT_OF_RANGE),
-    inference_errors.NoChatTemplate: (LqlCapabilityError, Code.UNSUPPORTED),
+_VINDEX: dict[type, _Kind] = {
+    errors.VindexNotFound: (LqlVindexError, Code.VINDEX_NOT_FOUND),
+    errors.VindexInvalid: (LqlVindexError, Code.VINDEX_INVALID),
+    errors.VindexIncomplete: (LqlVindexError, Code.VINDEX_INCOMPLETE),
+    errors.VerifyFailed: (LqlVindexError, Code.VERIFY_FAILED),
+    errors.LevelTooLow: (LqlCapabilityError, Code.LEVEL_TOO_LOW),
+    errors.Unsupported: (LqlCapabilityError, Code.UNSUPPORTED),
+    errors.CheckpointError: (LqlCheckpointError, Code.CHECKPOINT_UNREADABLE),
+    errors.LedgerRefusal: (LqlCheckpointError, Code.LEDGER_REFUSAL),
+    errors.TargetExists: (LqlRuntimeError, Code.TARGET_EXISTS),
+    errors.Interrupted: (LqlRuntimeError, Code.CANCELLED),
 }
 
 
@@ -44,8 +43,8 @@ def translated(error: Exception) -> LqlError | None:
     match error:
         case LqlError():
             return error
-        case VindexError() | InferenceError():
-            return _with_facts(error)
+        case VindexError():
+            return _with_facts(error, _VINDEX)
         case Cancelled():
             where = f" in {error.where}" if error.where else ""
             return LqlRuntimeError(Diagnostic(Code.CANCELLED, f"cancelled{where}"))
@@ -56,12 +55,28 @@ def translated(error: Exception) -> LqlError | None:
         case OSError():
             return _from_os(error)
         case _:
-            return None
+            return _from_inference(error)
 
 
-def _with_facts(error: VindexError | InferenceError) -> LqlError:
-    known = next((base for base in type(error).__mro__ if base in _KINDS), None)
-    kind, code = (LqlRuntimeError, Code.FAILED) if known is None else _KINDS[known]
+def _from_inference(error: Exception) -> LqlError | None:
+    from lql.inference import errors
+
+    if not isinstance(error, errors.InferenceError):
+        return None
+    kinds: dict[type, _Kind] = {
+        errors.WeightsMissing: (LqlVindexError, Code.VINDEX_INCOMPLETE),
+        errors.WeightsInvalid: (LqlVindexError, Code.VINDEX_INVALID),
+        errors.EmptyPrompt: (LqlRuntimeError, Code.EMPTY_PROMPT),
+        errors.PromptTooLong: (LqlTypeError, Code.OUT_OF_RANGE),
+        errors.NoChatTemplate: (LqlCapabilityError, Code.UNSUPPORTED),
+    }
+    return _with_facts(error, kinds)
+
+
+def _with_facts(error: VindexError | InferenceError, kinds: Mapping[type, _Kind]) -> LqlError:
+    """The error of the nearest class that has one, with everything the original knows."""
+    known = next((kinds[base] for base in type(error).__mro__ if base in kinds), None)
+    kind, code = known or (LqlRuntimeError, Code.FAILED)
     helps = () if error.hint is None else (error.hint,)
     return kind(Diagnostic(code, error.message, helps=helps, notes=error.details))
 

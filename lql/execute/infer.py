@@ -10,14 +10,14 @@ from lql.context import Context
 from lql.execute.bands import band_layers, band_name
 from lql.execute.slots import integer_or, layer_range, not_available, text
 from lql.inference.answers import Encoded, FeatureActivation, LayerHits, TokenScore
-from lql.results import (
+from lql.results import Result
+from lql.results.forward import (
     ActivationRow,
     ExplainInferResult,
     InferComparison,
     InferResult,
     LayerExplanation,
     PromptToken,
-    Result,
     TokenRow,
 )
 from vindex.features import down_tokens

@@ -8,9 +8,10 @@ from typing import assert_never
 
 from lql import ast
 from lql.context import Context
-from lql.execute.names import nearest
 from lql.execute.slots import not_available, text
-from lql.results import ExtractResult, Result, UseResult
+from lql.names import nearest
+from lql.results import Result
+from lql.results.lifecycle import ExtractResult, UseResult
 from vindex.errors import VindexNotFound
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 

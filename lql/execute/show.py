@@ -12,17 +12,17 @@ from lql.execute.bands import band_name, band_rows
 from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.execute.where import compile_condition
-from lql.results import (
+from lql.results import Result
+from lql.results.browse import (
+    FEATURE_COLUMNS,
     FeatureInfoRow,
     FeaturesResult,
     LayerRow,
     LayersResult,
     ModelRow,
     ModelsResult,
-    Result,
     StatsResult,
 )
-from lql.results.browse import FEATURE_COLUMNS
 from vindex.errors import Unsupported, VindexError
 from vindex.features import describe_layer, feature_table, token_texts
 from vindex.spec import AttentionKind

@@ -11,7 +11,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
 from lql.execute.bands import band_layers, band_name
 from lql.execute.slots import integer_or, layer_range, not_available, text
-from lql.results import ExplainWalkResult, FeatureRow, WalkResult
+from lql.results.browse import ExplainWalkResult, FeatureRow, WalkResult
 from vindex.features import FeatureHit, Float32, gate_walk, prompt_query
 
 if TYPE_CHECKING:

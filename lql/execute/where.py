@@ -15,7 +15,7 @@ from lql import ast
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlTypeError
-from lql.execute.names import nearest
+from lql.names import nearest
 from lql.results import Column, Kind, Row, Value
 
 Predicate = Callable[[Row], bool | None]

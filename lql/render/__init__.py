@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TextIO, assert_never
+from typing import TYPE_CHECKING, Protocol, TextIO, assert_never
 
-from lql.results import Result
+if TYPE_CHECKING:
+    from lql.results import Result
 
 
 class Format(Enum):

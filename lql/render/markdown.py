@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import TextIO, assert_never
 
-from lql.render.view import Block, Facts, Grid, Heading, Line, view
+from lql.render.blocks import Block, Facts, Grid, Heading, Line
+from lql.render.view import view
 from lql.results import Form, Result
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&$!])")

@@ -14,8 +14,9 @@ from typing import TextIO, assert_never
 from rich.cells import cell_len, set_cell_size
 
 from lql.render import RenderOptions
+from lql.render.blocks import Block, Facts, Grid, Heading, Line
 from lql.render.vertical import facts_lines, spaced, vertical_lines
-from lql.render.view import Block, Facts, Grid, Heading, Line, view
+from lql.render.view import view
 from lql.results import Form, Result
 
 _NARROWEST_TEXT = 8

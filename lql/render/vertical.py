@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TextIO, assert_never
 
-from lql.render.view import Block, Facts, Grid, Line, view
+from lql.render.blocks import Block, Facts, Grid, Line
+from lql.render.view import view
 from lql.results import Form, Result
 
 

@@ -14,6 +14,9 @@ STATUS  Use                                                               nothin
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
+
+``base`` holds the vocabulary, repeated here; ``browse``, ``forward`` and ``lifecycle`` hold the
+types of the statements that only read, that run the model, and that make or open a vindex.
 """
 
 from lql.results.base import (
@@ -29,77 +32,17 @@ from lql.results.base import (
     Unit,
     Value,
 )
-from lql.results.browse import (
-    BandRow,
-    DescribeResult,
-    EdgeRow,
-    ExplainWalkResult,
-    FeatureInfoRow,
-    FeatureRow,
-    FeaturesResult,
-    LayerRow,
-    LayersResult,
-    ModelRow,
-    ModelsResult,
-    StatsResult,
-    WalkResult,
-)
-from lql.results.forward import (
-    ActivationRow,
-    ExplainInferResult,
-    ExplainInferRow,
-    InferComparison,
-    InferResult,
-    LayerExplanation,
-    PathTokenRow,
-    PromptToken,
-    TokenRow,
-)
-from lql.results.lifecycle import (
-    ExtractResult,
-    FileRow,
-    InfoResult,
-    UseResult,
-    VerifyResult,
-)
 
 __all__ = [
-    "ActivationRow",
-    "BandRow",
     "Column",
-    "DescribeResult",
-    "EdgeRow",
-    "ExplainInferResult",
-    "ExplainInferRow",
-    "ExplainWalkResult",
-    "ExtractResult",
-    "FeatureInfoRow",
-    "FeatureRow",
-    "FeaturesResult",
-    "FileRow",
     "Form",
-    "InferComparison",
-    "InferResult",
-    "InfoResult",
     "Kind",
-    "LayerExplanation",
-    "LayerRow",
-    "LayersResult",
     "Meta",
-    "ModelRow",
-    "ModelsResult",
-    "PathTokenRow",
-    "PromptToken",
     "Property",
     "Record",
     "Result",
     "Row",
-    "StatsResult",
-    "TokenRow",
     "Truncation",
     "Unit",
-    "UseResult",
     "Value",
-    "VerifyResult",
-    "WalkResult",
 ]

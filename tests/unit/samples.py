@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from lql.results import (
-    ActivationRow,
+from lql.results import Result
+from lql.results.browse import (
     BandRow,
     DescribeResult,
     EdgeRow,
-    ExplainInferResult,
     ExplainWalkResult,
-    ExtractResult,
     FeatureInfoRow,
     FeatureRow,
     FeaturesResult,
-    FileRow,
-    InferComparison,
-    InferResult,
-    InfoResult,
-    LayerExplanation,
     LayerRow,
     LayersResult,
     ModelRow,
     ModelsResult,
-    PromptToken,
-    Result,
     StatsResult,
-    TokenRow,
-    UseResult,
-    VerifyResult,
     WalkResult,
 )
+from lql.results.forward import (
+    ActivationRow,
+    ExplainInferResult,
+    InferComparison,
+    InferResult,
+    LayerExplanation,
+    PromptToken,
+    TokenRow,
+)
+from lql.results.lifecycle import ExtractResult, FileRow, InfoResult, UseResult, VerifyResult
 
 TOKENS = (
     TokenRow(1, " Paris", 7042, 0.7724711298942566, 18.031408309936523),

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from lql.render import Format, RenderOptions, renderer
 from lql.render.text import duration, percent, printable, size, visible
 from lql.results import Column, Form, Kind, Result
+from lql.results.browse import FeatureRow, WalkResult
+from lql.results.forward import InferResult, TokenRow
 from tests.unit import samples
 
 PEOPLE = (Format.TABLE, Format.VERTICAL, Format.MARKDOWN)
@@ -100,8 +102,8 @@ def test_jsonl_is_one_line_per_row() -> None:
 
 
 def test_json_spells_what_it_cannot_say_as_null() -> None:
-    token = samples.TokenRow(1, "x\x9b", 1, float("nan"), float("-inf"))
-    text = render(Format.JSON, samples.InferResult(prompt="", prompt_mode="raw", tokens=(token,)))
+    token = TokenRow(1, "x\x9b", 1, float("nan"), float("-inf"))
+    text = render(Format.JSON, InferResult(prompt="", prompt_mode="raw", tokens=(token,)))
     row = json.loads(text)[0]
     assert (row["probability"], row["logit"]) == (None, None)
     assert "\\u009b" in text
@@ -152,8 +154,8 @@ def test_machine_formats_do_not_depend_on_the_terminal(chosen: Format) -> None:
 
 
 def test_infer_table() -> None:
-    tokens = (*samples.TOKENS[:2], samples.TokenRow(3, "\n", 198, 0.0000645, -6.5))
-    table = render(Format.TABLE, samples.InferResult(prompt="", prompt_mode="raw", tokens=tokens))
+    tokens = (*samples.TOKENS[:2], TokenRow(3, "\n", 198, 0.0000645, -6.5))
+    table = render(Format.TABLE, InferResult(prompt="", prompt_mode="raw", tokens=tokens))
     assert table.splitlines() == [
         "rank  token   token_id  probability  logit",
         "──────────────────────────────────────────",
@@ -168,8 +170,8 @@ def test_model_text_is_never_markup() -> None:
 
 
 def test_a_pipe_has_no_width_limit() -> None:
-    long = samples.WalkResult(
-        prompt="", token="x", features=(samples.FeatureRow(0, 0, 1.0, "y" * 500, ("z" * 500,)),)
+    long = WalkResult(
+        prompt="", token="x", features=(FeatureRow(0, 0, 1.0, "y" * 500, ("z" * 500,)),)
     )
     assert "y" * 500 + "  " + "z" * 500 in render(Format.TABLE, long)
 

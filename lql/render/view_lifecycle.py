@@ -1,0 +1,37 @@
+"""Layouts of the results of statements that make, open or check a vindex."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lql.render.blocks import Block, facts
+from lql.render.text import duration, size
+from lql.render.view import lay_out, say_status
+from lql.results.lifecycle import ExtractResult, UseResult
+
+
+@lay_out.register
+def _(result: ExtractResult) -> Sequence[Block]:
+    dropped = ", ".join(f"{count} by rule {rule}" for rule, count in result.dropped.items())
+    pairs = [
+        ("wrote", result.path),
+        ("model", result.model),
+        ("family", result.family),
+        ("level", result.level),
+        ("dtype", result.dtype if result.quant == "none" else f"{result.dtype}, {result.quant}"),
+        ("layers", str(result.layers)),
+        ("features", f"{result.features:,}"),
+        ("size", size(result.size_bytes)),
+        ("dropped tensors", dropped),
+        ("time", ", ".join(f"{name} {duration(took)}" for name, took in result.seconds.items())),
+    ]
+    return (facts(pairs),)
+
+
+@say_status.register
+def _(result: UseResult) -> str:
+    level = f", {result.level} level, {result.dtype}" if result.level else ", not extracted"
+    return (
+        f"using {result.path}: {result.model} ({result.family}), {result.layers} layers, "
+        f"{result.features:,} features{level}"
+    )
