@@ -167,8 +167,26 @@ def test_sentencepiece_vocabularies(tmp_path: Path, data_dir: Path, family: str)
         assert tokenizer.decode(ids) == decoded
         compared += 1
     assert compared > 200
-    control = tokenizer.encode("<s>").ids
-    assert control == [case["bos"]] * 2
+    assert tokenizer.encode("<s>").ids == [case["bos"]] * 2
+    spaces = "\u2581" * 3 if family == "gemma" else "\u2581"
+    assert tokenizer.token_to_id(spaces) is not None
+
+
+@pytest.mark.parametrize("family", ["gemma", "llama"])
+def test_merges_are_those_that_transformers_derives(
+    tmp_path: Path, data_dir: Path, family: str
+) -> None:
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    case, add = sentencepiece_case(data_dir, f"sentencepiece_{family}")
+    config = GEMMA3 if family == "gemma" else LLAMA
+    tokenizer, _ = rebuilt(gguf_with(tmp_path / "m.gguf", add, len(case["tokens"]), config))
+    model = json.loads(tokenizer.to_str())["model"]
+    vocabulary = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    ranks = dict(zip(vocabulary, case["scores"], strict=True))
+    if family == "gemma":
+        ranks = {token: -index for index, token in enumerate(vocabulary)}
+    assert [tuple(pair) for pair in model["merges"]] == generate_merges(model["vocab"], ranks)
 
 
 def minimal(
@@ -224,6 +242,14 @@ def test_bos_and_eos(tmp_path: Path, changes: dict[str, Any], expected: list[int
     assert tokenizer.encode("a").ids == expected
     assert tokenizer.encode("a", add_special_tokens=False).ids == [2]
     assert side["tokenizer_config.json"]["add_eos_token"] is (expected[-1] == 1)
+
+
+def test_llama3_takes_whole_words_over_merges(tmp_path: Path) -> None:
+    tokens = ["<s>", "</s>", *"abcdef", "cde", "ab"]
+    for pre, expected in (("gpt-2", [4, 5, 6]), ("llama-bpe", [0, 8])):
+        metadata = minimal(tokens=tokens, pre=pre)
+        tokenizer, _ = rebuilt(gguf_with(tmp_path / f"{pre}.gguf", metadata, 10))
+        assert tokenizer.encode("cde").ids == expected
 
 
 def test_side_files(tmp_path: Path) -> None:
@@ -303,7 +329,7 @@ def test_a_plain_tokenizer_loads() -> None:
         (tokenizer_json(model={"continuing_subword_prefix": "#"}), "without the model's subword"),
         (tokenizer_json(model={"continuing_subword_prefix": "#", "merges": ["a é"]}),
          "without the model's subword"),
-        (tokenizer_json(model={"continuing_subword_prefix": "#"}).replace(b"_sub", b"\\u005fsub"),
+        (tokenizer_json(model={"continuing_subword_prefix": "#"}).replace(b"cont", b"\\u0063ont"),
          "without the model's subword"),
     ],
 )  # fmt: skip
