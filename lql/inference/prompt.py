@@ -19,9 +19,10 @@ _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token
 class PromptEncoder:
     """Encodes prompts for one model, and names tokens.
 
-    A prompt as typed (RAW) gets the special tokens that transformers' tokenizer would add:
-    ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json where one of them is given,
-    else what tokenizer.json says. A rendered chat (CHAT) gets none: its template writes them.
+    A prompt as typed (RAW) gets the special tokens that tokenizer.json adds, as transformers does.
+    Where that adds none, but tokenizer_config.json says ``add_bos_token``, the prompt gets a BOS:
+    such models were trained with one, and their own tokenizer classes used to add it.
+    A rendered chat (CHAT) gets none: its template writes them.
     """
 
     def __init__(self, source: ModelSource) -> None:
@@ -53,13 +54,11 @@ class PromptEncoder:
         """
         if mode is PromptMode.CHAT:
             return self._encode_chat(prompt)
-        before, after = self._added_by_config()
-        plain = self._tokenizer.encode(prompt, add_special_tokens=before is None)
-        before, ids, after = before or [], list(plain.ids), after or []
-        typed = [not special for special in plain.special_tokens_mask]
-        if before or after or not ids:
-            ids = [*before, *ids, *after]
-            typed = [False] * len(before) + typed + [False] * len(after)
+        plain = self._tokenizer.encode(prompt, add_special_tokens=True)
+        ids, typed = list(plain.ids), [not special for special in plain.special_tokens_mask]
+        bos = self._special_id("bos_token") if self._config.get("add_bos_token") is True else None
+        if bos is not None and all(typed) and ids[:1] != [bos]:
+            ids, typed = [bos, *ids], [False, *typed]
         return self._encoded(prompt, mode, ids, typed)
 
     def token_text(self, token_id: int) -> str:
@@ -78,14 +77,6 @@ class PromptEncoder:
         ids = found if isinstance(found, list) else [found]
         own = self._special_id("eos_token")
         return frozenset(token for token in (*ids, own) if isinstance(token, int))
-
-    def _added_by_config(self) -> tuple[list[int] | None, list[int] | None]:
-        """Ids to put before and after a prompt; ``None`` where tokenizer.json decides."""
-        if "add_bos_token" not in self._config and "add_eos_token" not in self._config:
-            return None, None
-        bos = self._special_id("bos_token") if self._config.get("add_bos_token") else None
-        eos = self._special_id("eos_token") if self._config.get("add_eos_token") else None
-        return [] if bos is None else [bos], [] if eos is None else [eos]
 
     def _special_id(self, name: str) -> int | None:
         text = _special_text(self._config.get(name))
