@@ -264,6 +264,10 @@ def test_special_files_do_not_block(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="is not a regular file"):
         SafetensorsFile(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json is not a regular file"):
+        open_checkpoint(tmp_path)
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
@@ -326,7 +330,7 @@ def test_hostile_configs(llama: Path, content: bytes, text: str) -> None:
 
 
 def test_a_directory_without_a_config(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+    with pytest.raises(CheckpointError, match=r"cannot open .*config\.json"):
         open_checkpoint(tmp_path)
 
 

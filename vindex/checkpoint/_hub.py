@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vindex.checkpoint._base import Provenance
-from vindex.checkpoint._directory import INDEX, SINGLE, has_weights
+from vindex.checkpoint._directory import INDEX, has_weights
 from vindex.errors import CheckpointError
 from vindex.families._config import show
 from vindex.files import CARRIED
@@ -42,7 +42,7 @@ class HubRef:
         """The files that are needed."""
         if self.file is not None:
             return [self.file]
-        return [*CARRIED, SINGLE, INDEX, "model-*-of-*.safetensors"]
+        return [*CARRIED, INDEX, "model*.safetensors"]
 
 
 def parse_hub_ref(ref: str) -> HubRef | None:

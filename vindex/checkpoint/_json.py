@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from vindex import strict_json
+from vindex.checkpoint._mapped import open_regular
 from vindex.errors import CheckpointError, VindexInvalid
 from vindex.families._config import show
 
@@ -37,11 +39,11 @@ def read_limited(path: Path, limit: int = MAX_JSON) -> bytes:
     Raises:
         CheckpointError: it cannot be read, or has more than ``limit`` bytes.
     """
-    try:
-        with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
+        try:
             data = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}", path=path) from error
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}", path=path) from error
     if len(data) > limit:
         raise CheckpointError(f"{path.name} is larger than {limit:,} bytes", path=path)
     return data

@@ -13,6 +13,22 @@ import numpy.typing as npt
 from vindex.errors import CheckpointError
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file, opened for reading; a pipe in its place does not block.
+
+    Raises:
+        CheckpointError: there is no such file, it is not regular, or may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise CheckpointError(f"cannot open {path}: {error.strerror}", path=path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path} is not a regular file", path=path)
+    return descriptor
+
+
 class MappedFile:
     """The bytes of a regular file, mapped.
 
@@ -24,18 +40,11 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        descriptor = open_regular(path)
         try:
-            # O_NONBLOCK: a FIFO in place of the file must not hang the open.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        except OSError as error:
-            raise CheckpointError(f"cannot open {path}: {error.strerror}", path=path) from error
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is not a regular file", path=path)
-            if status.st_size == 0:
+            self.size = os.fstat(descriptor).st_size
+            if self.size == 0:
                 raise CheckpointError(f"{path} is empty", path=path)
-            self.size = status.st_size
             self._map: mmap.mmap | None = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ)
         except OSError as error:
             raise CheckpointError(f"cannot map {path}: {error}", path=path) from error
