@@ -1,0 +1,281 @@
+"""Ways to break a model on purpose, one term of the mathematics at a time.
+
+Each is a plausible mistake of a decoder or a family module, expressed as a wrong specification or
+wrong values of a tensor. A tensor role is neutralised by values that make it do nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tests.parity.reference import Floats
+from vindex.kinds import StorageDtype
+from vindex.source import ModelSource, StoredTensor
+from vindex.spec import (
+    Activation,
+    AttentionKind,
+    AttentionSpec,
+    LayerSpec,
+    ModelSpec,
+    NormKind,
+    NormSpec,
+    Role,
+    RopeSpec,
+)
+
+SpecChange = Callable[[ModelSpec], ModelSpec]
+Values = Callable[[ModelSource, StoredTensor], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong.
+
+    Attributes:
+        spec: the specification with the mistake; the same if the model does not have the term.
+        tensors: the values of these roles with the mistake.
+    """
+
+    name: str
+    spec: SpecChange = field(default=lambda spec: spec)
+    tensors: Mapping[Role, Values] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def concerns(self, source: ModelSource) -> bool:
+        """Whether it changes anything about this model."""
+        if self.spec(source.spec) != source.spec:
+            return True
+        stored = [
+            source.tensor(tensor.role, tensor.layer)
+            for tensor in source.spec.tensors
+            if tensor.layer in (None, 0)
+            and tensor.role in self.tensors
+            and source.has(tensor.role, tensor.layer)
+        ]
+        return any(
+            not np.array_equal(change(source, tensor), tensor.float32())
+            for change in self.tensors.values()
+            for tensor in stored
+        )
+
+
+class BrokenSource:
+    """A source with a mistake."""
+
+    def __init__(self, source: ModelSource, mistake: Mistake) -> None:
+        self._source = source
+        self._mistake = mistake
+        # Room for the prompt even if the mistake takes it: it must show, not be refused.
+        self.spec: ModelSpec = dataclasses.replace(mistake.spec(source.spec), max_positions=1024)
+        self.name = f"{source.name}, {mistake}"
+        self.tokenizer_config: Mapping[str, Any] = source.tokenizer_config
+        self.generation_config: Mapping[str, Any] = source.generation_config
+        self.chat_template = source.chat_template
+
+    def has(self, role: Role, layer: int | None = None) -> bool:
+        return self._source.has(role, layer)
+
+    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+        stored = self._source.tensor(role, layer)
+        if role not in self._mistake.tensors:
+            return stored
+        values = self._mistake.tensors[role](self._source, stored)
+        return StoredTensor(stored.key, StorageDtype.F32, values.astype(np.float32))
+
+    def tokenizer(self) -> Tokenizer:
+        return self._source.tokenizer()
+
+
+def _zeros(_source: ModelSource, stored: StoredTensor) -> Floats:
+    return np.zeros(stored.shape, np.float32)
+
+
+def _identity(source: ModelSource, stored: StoredTensor) -> Floats:
+    match source.spec.final_norm.kind:
+        case NormKind.RMS_OFFSET:
+            value = 0.0
+        case NormKind.RMS | NormKind.LAYER:
+            value = 1.0
+        case _ as unreachable:
+            assert_never(unreachable)
+    return np.full(stored.shape, value, np.float32)
+
+
+def _embedding(source: ModelSource, _stored: StoredTensor) -> Floats:
+    return source.tensor(Role.EMBED).float32()
+
+
+def _mirrored(_source: ModelSource, stored: StoredTensor) -> Floats:
+    return stored.float32()[::-1]
+
+
+def _each_layer(change: Callable[[LayerSpec], LayerSpec]) -> SpecChange:
+    return lambda spec: dataclasses.replace(spec, layers=tuple(map(change, spec.layers)))
+
+
+def _each_attention(change: Callable[[AttentionSpec], AttentionSpec]) -> SpecChange:
+    return _each_layer(lambda layer: dataclasses.replace(layer, attention=change(layer.attention)))
+
+
+def _attention(**values: Any) -> SpecChange:
+    return _each_attention(lambda attention: dataclasses.replace(attention, **values))
+
+
+def _each_rope(change: Callable[[RopeSpec, AttentionKind], RopeSpec]) -> SpecChange:
+    def changed(attention: AttentionSpec) -> AttentionSpec:
+        if attention.rope is None:
+            return attention
+        return dataclasses.replace(attention, rope=change(attention.rope, attention.kind))
+
+    return _each_attention(changed)
+
+
+def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
+    def changed(layer: LayerSpec) -> LayerSpec:
+        activation = wrong[layer.ffn.activation]
+        return dataclasses.replace(layer, ffn=dataclasses.replace(layer.ffn, activation=activation))
+
+    return _each_layer(changed)
+
+
+def _norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
+    def changed(spec: ModelSpec) -> ModelSpec:
+        layers = _each_layer(lambda layer: dataclasses.replace(layer, norm=change(layer.norm)))
+        return dataclasses.replace(layers(spec), final_norm=change(spec.final_norm))
+
+    return changed
+
+
+def _head_norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
+    return _each_attention(
+        lambda attention: dataclasses.replace(
+            attention, qk_norm=None if attention.qk_norm is None else change(attention.qk_norm)
+        )
+    )
+
+
+def _small_eps(norm: NormSpec) -> NormSpec:
+    return dataclasses.replace(norm, eps=1e-6)
+
+
+def _other_offset(norm: NormSpec) -> NormSpec:
+    swapped = {NormKind.RMS: NormKind.RMS_OFFSET, NormKind.RMS_OFFSET: NormKind.RMS}
+    return dataclasses.replace(norm, kind=swapped[norm.kind])
+
+
+def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
+
+
+def _other_pairs(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return dataclasses.replace(rope, interleaved=not rope.interleaved)
+
+
+def _own_theta(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return dataclasses.replace(rope, theta=rope.theta * 2)
+
+
+def _window(attention: AttentionSpec, change: int | None) -> AttentionSpec:
+    if attention.window is None:
+        return attention
+    window = None if change is None else attention.window + change
+    return dataclasses.replace(attention, window=window)
+
+
+def _global_rope(spec: ModelSpec, **only: bool) -> ModelSpec:
+    """Sliding layers rotate as full ones do: by their theta, and their scaling unless told not."""
+    shared = [each.attention.rope for each in spec.layers if each.attention.window is None]
+
+    def change(rope: RopeSpec, kind: AttentionKind) -> RopeSpec:
+        if kind is AttentionKind.FULL or not shared or shared[0] is None:
+            return rope
+        if only.get("theta"):
+            return dataclasses.replace(rope, theta=shared[0].theta)
+        return dataclasses.replace(shared[0], theta=rope.theta)
+
+    return _each_rope(change)(spec)
+
+
+def _swapped_kinds(spec: ModelSpec) -> ModelSpec:
+    """Full layers slide and sliding layers are full."""
+    kinds = {each.attention.kind: each.attention for each in spec.layers}
+    if len(kinds) < 2:
+        return spec
+    other = {
+        AttentionKind.FULL: kinds[AttentionKind.SLIDING],
+        AttentionKind.SLIDING: kinds[AttentionKind.FULL],
+    }
+    return _each_attention(lambda attention: other[attention.kind])(spec)
+
+
+def _grouped_otherwise(source: ModelSource, stored: StoredTensor) -> Floats:
+    """Rows of q as if head j read key head j % K instead of j // G."""
+    attention = source.spec.layers[0].attention
+    heads = stored.float32().reshape(attention.kv_heads, -1, attention.head_size, stored.shape[1])
+    return heads.swapaxes(0, 1).reshape(stored.shape)
+
+
+_IDENTITIES = (
+    Role.ATTN_NORM,
+    Role.ATTN_POST_NORM,
+    Role.FFN_NORM,
+    Role.FFN_POST_NORM,
+    Role.FINAL_NORM,
+    Role.Q_NORM,
+    Role.K_NORM,
+)
+_SPECIAL = (Role.EMBED, Role.HEAD)
+
+MISTAKES = (
+    *(Mistake(f"{role.value}: identity", tensors={role: _identity}) for role in _IDENTITIES),
+    *(
+        Mistake(f"{role.value}: zero", tensors={role: _zeros})
+        for role in Role
+        if role not in (*_IDENTITIES, *_SPECIAL)
+    ),
+    Mistake("head: the embedding", tensors={Role.HEAD: _embedding}),
+    Mistake("embed: other rows", tensors={Role.EMBED: _mirrored}),
+    Mistake("query heads grouped by remainder", tensors={Role.Q: _grouped_otherwise}),
+    Mistake("norm eps 1e-6", _norms(_small_eps)),
+    Mistake("qk-norm eps 1e-6", _head_norms(_small_eps)),
+    Mistake("w and 1 + w swapped", _norms(_other_offset)),
+    Mistake("qk-norm w and 1 + w swapped", _head_norms(_other_offset)),
+    Mistake("qk-norm left out", _attention(qk_norm=None)),
+    Mistake(
+        "attention scale of the head size",
+        _each_attention(lambda each: dataclasses.replace(each, scale=each.head_size**-0.5)),
+    ),
+    Mistake("attention scale 1", _attention(scale=1.0)),
+    Mistake("window: full", _each_attention(lambda each: _window(each, None))),
+    Mistake("window one longer", _each_attention(lambda each: _window(each, 1))),
+    Mistake("window one shorter", _each_attention(lambda each: _window(each, -1))),
+    Mistake("full and sliding swapped", _swapped_kinds),
+    Mistake("rope left out", _attention(rope=None)),
+    Mistake("rope unscaled", _each_rope(_unscaled)),
+    Mistake("rope pairs of the other layout", _each_rope(_other_pairs)),
+    Mistake("rope theta doubled", _each_rope(_own_theta)),
+    Mistake("sliding layers: global theta", lambda spec: _global_rope(spec, theta=True)),
+    Mistake("sliding layers: global scaling", _global_rope),
+    Mistake("embed scale 1", lambda spec: dataclasses.replace(spec, embed_scale=1.0)),
+    Mistake("no final softcap", lambda spec: dataclasses.replace(spec, logit_softcap=None)),
+    Mistake("an attention softcap", _attention(softcap=0.8)),
+    Mistake(
+        "another activation",
+        _activation(
+            {
+                Activation.SILU: Activation.GELU_TANH,
+                Activation.GELU: Activation.GELU_TANH,
+                Activation.GELU_TANH: Activation.GELU,
+                Activation.RELU: Activation.SILU,
+            }
+        ),
+    ),
+)

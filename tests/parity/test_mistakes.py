@@ -1,0 +1,55 @@
+"""The comparison with transformers bites: every mistake that a row can show, it shows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lql.inference import load
+from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
+from tests.parity.checkpoints import ROWS, Spelling
+from tests.parity.laboratory import Form, Laboratory, largest, prompt_ids
+from tests.parity.test_parity import LOGITS_WITHIN
+from vindex.spec import Role
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FORM = Form(Spelling.HUB)
+# The smallest difference of all, gelu by erf instead of tanh, is 3.5 times the tolerance, which is
+# 30 times the rounding of a right answer.
+CLEARLY = 2
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+def test_mistake_shows(mistake: Mistake, laboratory: Laboratory) -> None:
+    differences = {}
+    for row in ROWS:
+        with laboratory.source(row, FORM) as source:
+            if mistake.concerns(source):
+                found = load(BrokenSource(source, mistake)).logits(prompt_ids())
+                differences[row.name] = largest(found, laboratory.expected(row).logits)
+    table = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
+    print(f"{mistake}: {table}")
+    assert differences, "no row has this term: add one that does"
+    assert min(differences.values()) > CLEARLY * LOGITS_WITHIN, table
+
+
+def test_no_mistake_shows_nothing(laboratory: Laboratory) -> None:
+    """The wrapper alone breaks nothing."""
+    for row in ROWS:
+        with laboratory.source(row, FORM) as source:
+            found = load(BrokenSource(source, Mistake("none"))).logits(prompt_ids())
+        assert largest(found, laboratory.expected(row).logits) <= LOGITS_WITHIN
+
+
+def test_every_role_of_the_rows_is_broken(laboratory: Laboratory) -> None:
+    broken = {role for mistake in MISTAKES for role in mistake.tensors}
+    assert set(Role) <= broken
+
+
+def test_a_value_that_is_not_finite_is_a_difference(laboratory: Laboratory) -> None:
+    logits = laboratory.expected(ROWS[0]).logits
+    damaged = logits.copy()
+    damaged[0, 0] = math.nan
+    assert largest(damaged, logits) == math.inf
