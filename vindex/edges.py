@@ -92,9 +92,10 @@ def describe_static(vx: Vindex, entity: str, layers: Iterable[int] | None = None
     query = entity_query(vx, entity)
     if query is None:
         return []
+    asked = vx.layers if layers is None else layers
     merged: dict[str, _Merging] = {}
-    for hit in gate_walk(vx, query, vx.layers if layers is None else layers, PER_LAYER):
-        if hit.gate < GATE_FLOOR or not is_content(hit.token) or _same(hit.token, entity):
+    for hit in gate_walk(vx, query, asked, PER_LAYER, floor=GATE_FLOOR):
+        if not is_content(hit.token) or _same(hit.token, entity):
             continue
         readable = _further_tokens(hit, entity)
         also = tuple(filter(is_content, readable))[:_ALSO_SHOWN]

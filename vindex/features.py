@@ -9,6 +9,7 @@ Shape legend: D hidden, F features of a layer, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -133,7 +134,14 @@ def embedding_rows(vx: Vindex, ids: Sequence[int]) -> Float32:
     return to_float32(stored.array[np.asarray(ids)], stored.dtype)
 
 
-def gate_walk(vx: Vindex, query: Float32, layers: Iterable[int], top: int) -> list[FeatureHit]:
+def gate_walk(
+    vx: Vindex,
+    query: Float32,
+    layers: Iterable[int],
+    top: int,
+    *,
+    floor: float = -math.inf,
+) -> list[FeatureHit]:
     """The features of each layer that respond most, by the size of the score.
 
     Args:
@@ -141,6 +149,7 @@ def gate_walk(vx: Vindex, query: Float32, layers: Iterable[int], top: int) -> li
         query: ``[D]``.
         layers: asked in this order; a layer without features gives nothing.
         top: features per layer; those without tokens are left out of them, as in larql.
+        floor: features with a smaller score, its sign counted, are left out of them too.
 
     Returns:
         Hits by layer, strongest first; equal sizes by feature number.
@@ -152,6 +161,8 @@ def gate_walk(vx: Vindex, query: Float32, layers: Iterable[int], top: int) -> li
             continue
         records = vx.down_meta.records(layer)
         for feature in strongest(scores, top):
+            if scores[feature] < floor:
+                continue
             down = down_tokens(vx, records[feature])
             if not down:
                 continue
