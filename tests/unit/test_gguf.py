@@ -224,7 +224,7 @@ def test_llama3_scaling_is_read_off_its_table(tmp_path: Path, factor: float) -> 
         ]
 
 
-@pytest.mark.parametrize("damage", ["value", "length", "zero", "negative", "nan"])
+@pytest.mark.parametrize("damage", ["value", "length", "zero", "negative", "nan", "inf"])
 def test_another_rope_table_is_refused(tmp_path: Path, damage: str) -> None:
     table = np.array(llama3_table(20000.0, 16, 8.0, 8192), np.float32)
     match damage:
@@ -236,8 +236,8 @@ def test_another_rope_table_is_refused(tmp_path: Path, damage: str) -> None:
             table[:] = 0
         case "negative":
             table[-1] = -8
-        case "nan":
-            table[-1] = math.nan
+        case _:
+            table[-1] = float(damage)
 
     def add(writer: gguf.GGUFWriter) -> None:
         writer.add_tensor("rope_freqs.weight", table)
@@ -302,6 +302,7 @@ METADATA_REFUSALS: list[tuple[dict[str, Any], type[VindexError], str]] = [
     (without(LLAMA, rope__scaling__type="yarn"), Unsupported, "rope.scaling.type is 'yarn'"),
     (without(LLAMA, expert_count=8), Unsupported, "expert_count is 8"),
     (without(LLAMA, attention__sliding_window=512), Unsupported, "sliding_window is 512"),
+    (without(LLAMA, attention__head_count_kv=3), CheckpointError, "m.gguf: num_attention_heads is"),
     (without(LLAMA, logit_scale=2.0), Unsupported, "llama.logit_scale"),
 ]
 

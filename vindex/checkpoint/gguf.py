@@ -133,7 +133,7 @@ class GgufCheckpoint:
             family, rules = self._family()
             architecture = self._file.metadata["general.architecture"]
             self.config: Mapping[str, Any] = rules.config(_Facts(self._file, architecture))
-            spec = spec_from_config(self.config)
+            spec = spec_from_config(self.config, path.name)
             self._tensors = _map_names(self._file, family, rules, spec)
         except BaseException:
             self._file.close()

@@ -48,21 +48,22 @@ def model_types() -> tuple[str, ...]:
     return tuple(sorted(name for family in families() for name in family.model_types))
 
 
-def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
+def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> ModelSpec:
     """The specification of a model from its ``config.json``.
 
     Args:
         config: the parsed file, in the hub's or transformers 5's spelling.
+        where: how to call it in messages.
 
     Raises:
         Unsupported: a model type, rope type, activation or option that is not implemented.
         CheckpointError: values that are missing, of the wrong type, absurd or contradictory.
     """
-    reader = ConfigReader(config)
+    reader = ConfigReader(config, where)
     family = _by_model_type(reader.text("model_type"))
     if family is None:
         raise Unsupported(
-            f"config.json: model_type is {show(reader.get('model_type'))}, which is not supported",
+            f"{where}: model_type is {show(reader.get('model_type'))}, which is not supported",
             hint=f"supported: {', '.join(model_types())}",
         )
     reader.must_be_default("quantization_config")

@@ -27,6 +27,7 @@ ROPE_FREQS = DropRule(
 
 USE_ORIGINAL = "extract from the model's safetensors checkpoint instead"
 _LLAMA3_TABLE_TOLERANCE = 1e-4
+_MAX_FACTOR = 1e6
 
 # Metadata that says nothing about the mathematics, or that is checked where it is used.
 _KNOWN = frozenset(
@@ -155,11 +156,14 @@ def llama3_scaling(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any
 
 
 def llama3_table(theta: float, size: int, parameters: Mapping[str, Any]) -> list[float]:
-    """What each of the ``size / 2`` rope frequencies is divided by under llama3 scaling."""
+    """What each of the ``size / 2`` rope frequencies is divided by under llama3 scaling.
+
+    Empty for an impossible factor.
+    """
     factor, low, high = (
         parameters[key] for key in ("factor", "low_freq_factor", "high_freq_factor")
     )
-    if factor <= 0:
+    if not 0 < factor < _MAX_FACTOR:  # also for NaN
         return []
     trained = parameters["original_max_position_embeddings"]
     table = []
