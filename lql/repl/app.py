@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _INPUT_NAME = "<input>"
 _MENU_ROWS = 6
 _LEAVING_S = 2.0
+_REFRESH_S = 0.5
 
 _COLORS = {
     "lql.keyword": "bold",
@@ -127,7 +128,7 @@ class Repl:
         self._progress = progress or DetachableProgress(None)
         self._on_bug = on_bug
         self._shell = Shell(reporter, options.format, options.render, KEYS)
-        self._runner = Runner(self._execute, timeout_s=options.timeout_s)
+        self._runner = Runner(self._execute, timeout_s=options.timeout_s, say=self._shell.say)
         self._history = PrivateHistory(history_path(os.environ))
         self._prompt = self._make_prompt(color=options.render.color)
 
@@ -142,7 +143,8 @@ class Repl:
         while True:
             try:
                 text = self._prompt.prompt(
-                    lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))]
+                    lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
+                    refresh_interval=_REFRESH_S if self._runner.busy_with else 0,
                 )
                 if self.handle(text) is Outcome.LEAVE:
                     return

@@ -1,9 +1,9 @@
 """Runs statements for the shell: on the worker thread, one at a time, with the Ctrl-C ladder.
 
-The first Ctrl-C asks the running statement to stop at its next check point. A second one, or a
-statement that does not stop by itself, detaches it: the prompt comes back, the statement's result
-is thrown away, and the next statement waits until it has ended, for a session serves one
-statement at a time.
+The first Ctrl-C asks the running statement to stop at its next check point. One that does not stop
+at once (it is inside a long native call), or a second Ctrl-C, detaches it: the prompt comes back,
+what the statement still returns is thrown away, and the next statement waits until it has ended,
+for a session serves one statement at a time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Execute: TypeAlias = Callable[[ast.Statement, SourceText, CancelToken], Result]
 """Runs one statement; checks the token where stopping leaves nothing half done."""
 
 _SLICE_S = 0.05
+_PATIENCE_S = 0.3
 
 
 class Runner:
@@ -37,12 +38,19 @@ class Runner:
         execute: runs one statement. Called on a thread of its own, never twice at once.
         timeout_s: time allowed for each statement.
         grace_s: how long a statement may take to stop before it is detached.
+        say: tells the user why nothing happens.
     """
 
     def __init__(
-        self, execute: Execute, *, timeout_s: float | None = None, grace_s: float = 5.0
+        self,
+        execute: Execute,
+        *,
+        timeout_s: float | None = None,
+        grace_s: float = 0.3,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._execute = execute
+        self._say = say
         self._timeout_s = timeout_s
         self._grace_s = grace_s
         self._worker = Worker(grace_s)
@@ -87,6 +95,7 @@ class Runner:
     def _run_one(self, statement: ast.Statement, source: SourceText, cancel: CancelToken) -> Result:
         started = time.monotonic()
         try:
+            self._await_turn()
             return self._worker.run(
                 lambda: self._take_turn(statement, source, cancel),
                 cancel,
@@ -104,9 +113,20 @@ class Runner:
         except (Abandoned, KeyboardInterrupt):  # the latter: pressed outside the worker's wait
             cancel.cancel()
             self._detach()
-            raise _cancelled(
-                "cancelled", started, f"{statement.title} ends in the background, without a result"
-            ) from None
+            note = f"{statement.title} ends in the background, and its result is not shown"
+            raise _cancelled("cancelled", started, note) from None
+
+    def _await_turn(self) -> None:
+        """Say what is waited for, if a detached statement takes its time.
+
+        Raises:
+            LqlRuntimeError: Ctrl-C was pressed.
+        """
+        try:
+            if not self.wait(_PATIENCE_S):
+                self._say(f"waiting for {self._current} to end")
+        except KeyboardInterrupt:
+            raise self._waited_in_vain() from None
 
     def _take_turn(
         self, statement: ast.Statement, source: SourceText, cancel: CancelToken
@@ -114,13 +134,16 @@ class Runner:
         """Run on the worker, once a detached statement before has ended."""
         while not self._turn.acquire(timeout=_SLICE_S):
             if cancel.cancelled:
-                waited_for = f"cancelled while {self._current} before it was still ending"
-                raise LqlRuntimeError(Diagnostic(Code.CANCELLED, waited_for))
+                raise self._waited_in_vain()
         try:
             self._current = statement.title
             return self._execute(statement, source, cancel)
         finally:
             self._turn.release()
+
+    def _waited_in_vain(self) -> LqlRuntimeError:
+        message = f"cancelled while {self._current} before it was still ending,"
+        return LqlRuntimeError(Diagnostic(Code.CANCELLED, message))
 
     def _detach(self) -> None:
         """Leave the running statement to itself; its thread ends with it."""

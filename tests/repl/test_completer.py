@@ -24,7 +24,7 @@ from lql.repl.completer import (
     wanted,
 )
 from lql.repl.help_topics import Topic, load_topics
-from lql.repl.paths import MAX_SCANNED, PathKind
+from lql.repl.paths import PathKind
 from lql.syntax_tokens import TokenKind
 
 BARE, BACKSLASH = CommandNames(backslash=False), CommandNames(backslash=True)
@@ -222,8 +222,18 @@ def test_names_that_would_act_on_the_terminal_are_shown_harmless(tmp_path: Path)
     assert name.shown == "a␛[31m<b>&"
 
 
-def test_a_huge_directory_costs_a_bounded_scan(tmp_path: Path) -> None:
-    for number in range(MAX_SCANNED + 10):
+def test_a_huge_directory_costs_a_bounded_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lql.repl.paths.MAX_SCANNED", 20)
+    for number in range(30):
+        (tmp_path / f"{number}.gguf").touch()
+
+    assert len(offered('USE MODEL "', tmp_path)) == 20
+
+
+def test_no_more_is_offered_than_a_person_reads(tmp_path: Path) -> None:
+    for number in range(MAX_NAMES + 10):
         (tmp_path / f"{number}.gguf").touch()
 
     assert len(offered('USE MODEL "', tmp_path)) == MAX_NAMES

@@ -64,13 +64,13 @@ class Work:
 
 
 @contextmanager
-def ctrl_c(work: Work, presses: int = 1) -> Iterator[None]:
+def ctrl_c(work: Work, presses: int = 1, after_s: float = 0.1) -> Iterator[None]:
     """Press Ctrl-C once the work runs."""
 
     def press() -> None:
         assert work.started.wait(LONG_S)
         for _ in range(presses):
-            time.sleep(0.1)
+            time.sleep(after_s)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=press)
@@ -119,7 +119,7 @@ def test_ctrl_c_too_late_for_a_statement_is_in_time_for_the_next() -> None:
     seen = []
 
     with ctrl_c(work), pytest.raises(LqlError) as caught:
-        seen.extend(Runner(work).run(script(2)))
+        seen.extend(Runner(work, grace_s=LONG_S).run(script(2)))
 
     assert caught.value.code is Code.CANCELLED
     assert work.finished == 1
@@ -127,7 +127,7 @@ def test_ctrl_c_too_late_for_a_statement_is_in_time_for_the_next() -> None:
 
 def test_ctrl_c_twice_leaves_a_statement_that_does_not_stop() -> None:
     work = Work(LONG_S, obedient=False)
-    runner = Runner(work)
+    runner = Runner(work, grace_s=LONG_S)
 
     with ctrl_c(work, presses=2), pytest.raises(LqlError) as caught:
         list(runner.run(script(1)))
@@ -153,24 +153,27 @@ def test_a_statement_that_does_not_stop_is_left_behind_after_its_grace() -> None
 
 def test_the_next_statement_waits_for_the_one_left_behind() -> None:
     work = Work(LONG_S, 0, obedient=False)
-    runner = Runner(work, grace_s=0.2)
+    said: list[str] = []
+    runner = Runner(work, grace_s=0.2, say=said.append)
     with ctrl_c(work), pytest.raises(LqlError):
         list(runner.run(script(1)))
 
-    threading.Timer(0.3, work.release.set).start()
+    threading.Timer(0.6, work.release.set).start()
     (seen,) = runner.run(script(1))
 
     assert seen == result("2")
     assert work.most_at_once == 1
+    assert said == ["waiting for STATS to end"]
 
 
-def test_ctrl_c_stops_waiting_for_the_one_left_behind() -> None:
+@pytest.mark.parametrize("after_s", [0.1, 0.7])
+def test_ctrl_c_stops_waiting_for_the_one_left_behind(after_s: float) -> None:
     work = Work(LONG_S, 0, obedient=False)
     runner = Runner(work, grace_s=0.2)
     with ctrl_c(work), pytest.raises(LqlError):
         list(runner.run(script(1)))
 
-    with ctrl_c(work), pytest.raises(LqlError) as caught:
+    with ctrl_c(work, after_s=after_s), pytest.raises(LqlError) as caught:
         list(runner.run(script(1)))
 
     assert "cancelled while STATS before it was still ending" in caught.value.diagnostic.message

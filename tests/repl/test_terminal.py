@@ -115,9 +115,9 @@ def test_ctrl_c_stops_a_long_statement_between_its_steps(
     terminal.wait_for_prompt()
     print(f"prompt back after {time.monotonic() - pressed:.2f} s")
 
-    assert "cancelled in" in terminal.screen.text
-    assert not (terminal.directory / "small.vindex").exists()
-    assert list(terminal.directory.glob(".small*")) == []
+    assert any(line.startswith("cancelled") for line in terminal.screen.lines)
+    terminal.run("SHOW MODELS;")  # runs once the cancelled statement has ended
+    assert list(terminal.directory.iterdir()) == []
 
 
 def test_an_unfinished_statement_goes_on_in_the_next_line(shell: Terminal) -> None:
