@@ -45,7 +45,7 @@ def describe(
         ),
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
-        intermediate_size=spec.intermediate_size,
+        intermediate_size=spec.layers[0].ffn.width,
         vocab_size=spec.vocab_size,
         embed_scale=shortest_float32(spec.embed_scale),
         extract_level=level,
@@ -83,14 +83,24 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         raise Unsupported(f"{spec.model_type}: index.json cannot describe attention without rope")
     window = None if sliding is None else sliding.window
     mixed = full is not None and sliding is not None
+    # Where full layers have other heads, larql's plain keys speak of the sliding layers.
+    plain = sliding if full is not None and sliding is not None else main
+    turning = None if main.rope is None else main.rope.turning_pairs
+    shared = sum(layer.attention.kv_source is not None for layer in spec.layers)
     kinds = tuple(layer.attention.kind.value for layer in spec.layers)
     return IndexModelConfig(
         model_type=spec.model_type,
-        head_dim=main.head_size,
-        num_q_heads=main.heads,
-        num_kv_heads=main.kv_heads,
+        head_dim=plain.head_size,
+        num_q_heads=plain.heads,
+        num_kv_heads=plain.kv_heads,
         rope_base=main.rope.theta,
         sliding_window=window,
+        global_head_dim=main.head_size if main.head_size != plain.head_size else None,
+        num_global_kv_heads=main.kv_heads if main.kv_heads != plain.kv_heads else None,
+        partial_rotary_factor=None if turning is None else 2 * turning / main.head_size,
+        attention_k_eq_v=any(layer.attention.values_are_keys for layer in spec.layers),
+        num_kv_shared_layers=shared or None,
+        per_layer_embed_dim=None if spec.ple is None else spec.ple.size,
         sliding_window_pattern=_pattern(spec) if mixed else None,
         layer_types=kinds if mixed else None,
         rope_local_base=sliding.rope.theta if mixed and sliding and sliding.rope else None,

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vindex import files, tokens
+from vindex import files, ple, tokens
 from vindex.checkpoint import Checkpoint, Dropped, Ledger, balance
 from vindex.commit import Stage, refuse_existing, write_error, write_file
 from vindex.describing import describe
@@ -41,6 +41,7 @@ from vindex.seal import dump_seal
 from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
 from vindex.store import open_vindex
 from vindex.writing import (
+    OTHER_DTYPE,
     Clock,
     Phase,
     StageWriter,
@@ -72,7 +73,8 @@ _MANIFEST_ORDER = {
     StorageFile.UP: 1,
     StorageFile.DOWN: 1,
     StorageFile.NORMS: 2,
-    StorageFile.HEAD: 3,
+    StorageFile.PLE: 3,
+    StorageFile.HEAD: 4,
 }
 
 
@@ -208,6 +210,8 @@ class _Extraction:
         ]
 
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
+        if tensor.file is ple.FILE:
+            return ple.DTYPE
         return StorageDtype.F32 if tensor.role in _BIASES else self.dtype
 
     def check_space(self, out: Path) -> None:
@@ -307,7 +311,8 @@ class _Extraction:
                 layers.append(LayerInfo(tensor.layer, tensor.shape[0], entry.offset, entry.length))
             else:
                 entries.append((_MANIFEST_ORDER[tensor.file], entry))
-            for rows in encode_rows(self.checkpoint, name, dtype, self.clock):
+            hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
+            for rows in encode_rows(self.checkpoint, name, dtype, self.clock, hint):
                 file.write(contiguous(rows))
                 self._step(rows.nbytes)
         for name in {tensor.file.value: None for tensor, _ in stored}:

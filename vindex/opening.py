@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from vindex import files, tokens
+from vindex import files, ple, tokens
 from vindex.downmeta import DownMeta
 from vindex.errors import (
     CheckpointError,
@@ -343,6 +343,8 @@ def _missing(
 
 
 def _incomplete(index: VindexIndex, path: Path, missing: list[TensorSpec]) -> VindexIncomplete:
+    if any(tensor.role in ple.ROLES for tensor in missing):
+        return ple.lost(path, missing, extract_hint(index, path, index.extract_level))
     count = "1 tensor" if len(missing) == 1 else f"{len(missing)} tensors"
     return VindexIncomplete(
         f"{path} is missing {count} (e.g. {missing[0].key})",

@@ -66,6 +66,8 @@ class RopeSpec:
         low_freq_factor, high_freq_factor: llama3 band edges.
         original_max_positions: context length the base table was trained for.
         interleaved: rotate pairs (2i, 2i+1) instead of (i, i + rotary_size / 2).
+        turning_pairs: proportional only: the first so many pairs turn, as those of a whole
+            head do; the others stand still.
     """
 
     theta: float
@@ -76,6 +78,7 @@ class RopeSpec:
     high_freq_factor: float | None = None
     original_max_positions: int | None = None
     interleaved: bool = False
+    turning_pairs: int | None = None
 
 
 class AttentionKind(Enum):
@@ -95,6 +98,11 @@ class AttentionSpec:
         softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
         qk_norm: per-head norm of q and k before rope, or ``None``.
         rope: ``None`` for models with learned positions.
+        v_norm: per-head norm of v, without a weight, or ``None``.
+        values_are_keys: v is what the key projection gives, before k's norm and rope; there is no
+            projection of v.
+        kv_source: the earlier layer whose keys and values this one reads instead of having k and
+            v of its own, or ``None``.
     """
 
     kind: AttentionKind
@@ -108,6 +116,9 @@ class AttentionSpec:
     qk_norm: NormSpec | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    v_norm: NormSpec | None = None
+    values_are_keys: bool = False
+    kv_source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +144,35 @@ class Placement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One decoder layer."""
+    """One decoder layer.
+
+    Attributes:
+        scaled: the residual stream is multiplied by a stored number at the layer's end.
+    """
 
     index: int
     attention: AttentionSpec
     ffn: FfnSpec
     placement: Placement
+    norm: NormSpec
+    scaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PleSpec:
+    """Per-layer embeddings: every layer adds a vector made of the token itself (Gemma 4).
+
+    ``p = (rms(M h0 / sqrt(D)) + sqrt(E) table[id]) / sqrt(2)``, E numbers for each layer, h0 the
+    scaled embedding; after its FFN a layer adds ``rms(O (act(G h) * p))``.
+
+    Attributes:
+        size: E.
+        vocab_size: rows of the table.
+    """
+
+    size: int
+    vocab_size: int
+    activation: Activation
     norm: NormSpec
 
 
@@ -168,6 +202,13 @@ class Role(Enum):
     GATE_BIAS = "gate_bias"
     UP_BIAS = "up_bias"
     DOWN_BIAS = "down_bias"
+    LAYER_SCALAR = "layer_scalar"  # on the residual stream, at the layer's end
+    PLE_PROJECTION = "ple_projection"  # M: from the embedding to all layers' vectors
+    PLE_PROJECTION_NORM = "ple_projection_norm"  # on each layer's part of what M gives
+    PLE_TABLE = "ple_table"  # a row per token, all layers' vectors
+    PLE_GATE = "ple_gate"  # G
+    PLE_OUTPUT = "ple_output"  # O
+    PLE_NORM = "ple_norm"  # on what O gives
 
 
 class StorageFile(Enum):
@@ -179,6 +220,7 @@ class StorageFile(Enum):
     UP = "up_weights.bin"
     DOWN = "down_weights.bin"
     NORMS = "norms.bin"
+    PLE = "ple_weights.bin"
     HEAD = "lm_head.bin"
 
 
@@ -216,6 +258,8 @@ class ModelSpec:
         logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
         tied: the config says the head is the embedding.
         tensors: every tensor needed, model order: embed, layers ascending, final norm, head.
+        ple: per-layer embeddings, or ``None``.
+        starts_with_bos: a prompt starts with the BOS token although the tokenizer adds none.
     """
 
     family: str
@@ -229,6 +273,8 @@ class ModelSpec:
     max_positions: int
     tensors: tuple[TensorSpec, ...]
     logit_softcap: float | None = None
+    ple: PleSpec | None = None
+    starts_with_bos: bool = False
 
     @property
     def num_layers(self) -> int:

@@ -22,18 +22,19 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vindex import files
+from vindex import files, ple
 from vindex.checkpoint import Checkpoint
 from vindex.commit import sync_file
 from vindex.dtypes import Array, count_not_finite
 from vindex.errors import VindexInvalid
 from vindex.kinds import StorageDtype
-from vindex.manifest import KIND_TENSOR, KIND_VECTOR, ManifestEntry
+from vindex.manifest import KIND_TENSOR, KIND_TENSOR_F16, KIND_VECTOR, ManifestEntry
 from vindex.seal import Seal, SealedFile
 
 _SCRATCH = ".scratch"
 _COPY_BYTES = 16 << 20
 LARGEST_F16 = 65504.0
+OTHER_DTYPE = "extract with DTYPE bf16 or DTYPE f32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +197,16 @@ class StageWriter:
 
 
 def encode_rows(
-    checkpoint: Checkpoint, name: str, dtype: StorageDtype, clock: Clock
+    checkpoint: Checkpoint,
+    name: str,
+    dtype: StorageDtype,
+    clock: Clock,
+    hint: str = OTHER_DTYPE,
 ) -> Iterator[Array]:
     """A checkpoint tensor in ``dtype``'s carrier, some rows at a time, each checked to be finite.
+
+    Args:
+        hint: what to do about a value that ``dtype`` cannot hold.
 
     Raises:
         VindexInvalid: the tensor holds NaN or infinity, or a value that ``dtype`` cannot hold.
@@ -212,17 +220,24 @@ def encode_rows(
         with clock.measure("read", (stop - start) * row_bytes):
             part = checkpoint.read_rows(name, start, stop, dtype)
             exact = partial(checkpoint.read_rows, name, start, stop, StorageDtype.F32)
-            check_finite(part, dtype, name, exact)
+            check_finite(part, dtype, name, exact, hint)
         yield part
 
 
-def check_finite(values: Array, dtype: StorageDtype, name: str, exact: Callable[[], Array]) -> None:
+def check_finite(
+    values: Array,
+    dtype: StorageDtype,
+    name: str,
+    exact: Callable[[], Array],
+    hint: str = OTHER_DTYPE,
+) -> None:
     """Refuse NaN and infinity, telling what the source had from what the encoding made of it.
 
     Args:
         values: encoded, in ``dtype``'s carrier.
         name: the tensor, for the message.
         exact: gives the same values in float32.
+        hint: what to do about a value that is too large.
     """
     if count_not_finite(values, dtype) == 0:
         return
@@ -232,13 +247,15 @@ def check_finite(values: Array, dtype: StorageDtype, name: str, exact: Callable[
     raise VindexInvalid(
         f"{name} holds values up to {float(source.max()):g}, beyond {LARGEST_F16:g}, "
         f"the largest {dtype.value} number",
-        hint="extract with DTYPE bf16 or DTYPE f32",
+        hint=hint,
     )
 
 
 def entry_for(key: str, shape: tuple[int, ...], file: StagedFile, itemsize: int) -> ManifestEntry:
     """The manifest entry of a tensor about to be appended to a file."""
     kind = KIND_VECTOR if len(shape) == 1 else KIND_TENSOR
+    if file.name == ple.FILE.value:
+        kind = KIND_TENSOR_F16
     return ManifestEntry(
         key, kind, shape, file.size, files.tensor_bytes(shape, itemsize), file.name
     )

@@ -32,9 +32,13 @@ class Attention:
     """Weights of one layer's attention.
 
     Attributes:
-        qkv: rows of q, k and v below each other; those of q and k in ``rope.lane_order``.
+        qkv: rows of q, k and v below each other; those of q and k in ``rope.lane_order``. Without
+            those of v where values are keys, and of q alone where the layer reads the keys of an
+            earlier one.
         qk_norm: of every head on its own; its factor is [H + K, S], q's weight for each query
             head, then k's for each key head. ``None`` where the model has none.
+        v_norm: of every value head; ``None`` where the model has none.
+        value_lanes: int64 [S], where values are keys: the lanes of a key in stored order.
         rope: ``None`` for models with learned positions.
     """
 
@@ -43,6 +47,8 @@ class Attention:
     output: Linear
     qk_norm: Norm | None
     rope: Rope | None
+    v_norm: Norm | None = None
+    value_lanes: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,15 +116,22 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
 
     Args:
         x: float32 [T, D], normed.
+        cache: of this layer, or of the earlier one whose keys and values it reads; that one's new
+            tokens have joined it in the same step.
 
     Returns:
         float32 [T, D], after the output projection.
     """
     spec = layer.spec
-    tokens, heads, kv_heads, size = x.shape[0], spec.heads, spec.kv_heads, spec.head_size
+    tokens, heads, size = x.shape[0], spec.heads, spec.head_size
+    kv_heads = spec.kv_heads if spec.kv_source is None else 0
 
     # Never coarse: keys outlive the step, and rounding them is half of the error of a coarse one.
-    qkv = layer.qkv(x).view(tokens, heads + 2 * kv_heads, size)  # [T, H + 2K, S]
+    qkv = layer.qkv(x).view(tokens, -1, size)  # [T, H + 2K, S]
+    if layer.value_lanes is not None:  # before k is normed and rotated
+        qkv = torch.cat([qkv, qkv[:, heads:].index_select(-1, layer.value_lanes)], dim=1)
+    if layer.v_norm is not None:
+        layer.v_norm.apply_(qkv[:, heads + kv_heads :])
     qk = qkv[:, : heads + kv_heads]
     if layer.qk_norm is not None:
         layer.qk_norm.apply_(qk)
@@ -126,7 +139,10 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
         rotate_(qk, step.rotations[layer.rope])
 
     q = qkv[:, :heads]  # [T, H, S]
-    keys, values = cache.append(qkv[:, heads:].transpose(0, 1))  # [K, P + T, S]
+    if spec.kv_source is None:
+        keys, values = cache.append(qkv[:, heads:].transpose(0, 1))  # [K, P + T, S]
+    else:
+        keys, values = cache.seen
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
     mixed = [_attend(q, keys, values, block, spec) for block in step.blocks[spec.window]]

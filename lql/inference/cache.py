@@ -28,6 +28,7 @@ class LayerCache:
         # Keys above values: they come together and leave together.
         self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
         self._held = 0
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     @property
     def resident_bytes(self) -> int:
@@ -58,7 +59,14 @@ class LayerCache:
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
             self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
             self._held = self._reach
-        return seen[: self._kv_heads], seen[self._kv_heads :]
+        self._seen = seen[: self._kv_heads], seen[self._kv_heads :]
+        return self._seen
+
+    @property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """What the last ``append`` returned, for later layers that read this layer's keys."""
+        assert self._seen is not None, "the layer whose keys are read runs first"
+        return self._seen
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""
@@ -71,16 +79,23 @@ class LayerCache:
 class KvCache:
     """The caches of all layers, and how many tokens they have seen.
 
+    A layer that reads the keys of an earlier one has that one's cache in its place.
+
     Args:
         capacity: positions to make room for; the caller keeps within it.
     """
 
     def __init__(self, spec: ModelSpec, capacity: int) -> None:
-        self.layers = [LayerCache(layer.attention, capacity) for layer in spec.layers]
+        self.layers: list[LayerCache] = []
+        for layer in spec.layers:
+            source = layer.attention.kv_source
+            self.layers.append(
+                LayerCache(layer.attention, capacity) if source is None else self.layers[source]
+            )
         self.capacity = capacity
         self.length = 0
 
     @property
     def resident_bytes(self) -> int:
         """Memory of all layers."""
-        return sum(layer.resident_bytes for layer in self.layers)
+        return sum(layer.resident_bytes for layer in dict.fromkeys(self.layers))

@@ -9,7 +9,7 @@ Shape legend: T tokens, D hidden, V vocabulary, L layers. There is no batch axis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -22,6 +22,7 @@ from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
 from lql.inference.norms import Norm
+from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.rows import torch_view
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
@@ -30,7 +31,10 @@ from vindex.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Weights of one decoder layer; a norm that the model does not have is ``None``."""
+    """Weights of one decoder layer; what the model does not have is ``None``.
+
+    ``scalar`` is float32 [1], the factor of the layer's output.
+    """
 
     index: int
     attn_norm: Norm
@@ -39,6 +43,8 @@ class Layer:
     ffn_norm: Norm
     feed_forward: FeedForward
     ffn_post_norm: Norm | None
+    per_layer: PerLayer | None
+    scalar: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +55,7 @@ class Weights:
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Linear
+    per_layer: PerLayerEmbeddings | None
 
 
 class Tap(Enum):
@@ -57,6 +64,7 @@ class Tap(Enum):
     ATTENTION = "attention"  # what attention adds to the residual stream
     FFN_INPUT = "ffn_input"  # the normed input of the FFN
     FFN = "ffn"  # what the FFN adds to the residual stream
+    PER_LAYER = "per_layer"  # what a per-layer embedding adds, in models that have them
     OUTPUT = "output"  # the residual stream after the layer
 
 
@@ -76,16 +84,9 @@ class Decoder:
         attentions = [layer.attention for layer in weights.layers]
         self._ropes = {each.rope for each in attentions if each.rope is not None}
         self._windows = {each.spec.window for each in attentions}
-        self._matrices = [
-            matrix
-            for layer in weights.layers
-            for matrix in (
-                layer.attention.qkv,
-                layer.attention.output,
-                layer.feed_forward.inner,
-                layer.feed_forward.down,
-            )
-        ]
+        self._matrices = [matrix for layer in weights.layers for matrix in _matrices(layer)]
+        if weights.per_layer is not None:
+            self._matrices.append(weights.per_layer.projection)
 
     def forward(
         self,
@@ -112,10 +113,11 @@ class Decoder:
         """
         step = self._step(cache.length, cache.length + len(ids), coarse)
         h = self._embed(ids)  # [T, D]
+        extra = self._per_layer_inputs(ids, h)
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             if cancel is not None:
                 cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
-            h = _layer(h, layer, layer_cache, step, feed_forward, observe)
+            h = _layer(h, layer, layer_cache, step, extra, feed_forward, observe)
         cache.length += len(ids)
         return h
 
@@ -155,6 +157,11 @@ class Decoder:
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
         return rows * self.spec.embed_scale
 
+    def _per_layer_inputs(self, ids: Sequence[int], h: Tensor) -> Tensor | None:
+        """Every layer's own vectors for these tokens [T, L, E], from their embeddings [T, D]."""
+        per_layer = self._weights.per_layer
+        return None if per_layer is None else per_layer(ids, h)
+
     def _step(self, start: int, stop: int, coarse: Coarse | None) -> Step:
         return Step(
             rotations={rope: rope.table(start, stop) for rope in self._ropes},
@@ -168,10 +175,14 @@ def _layer(
     layer: Layer,
     cache: LayerCache,
     step: Step,
+    extra: Tensor | None,
     feed_forward: FeedForwardRule,
     observe: Observer | None,
 ) -> Tensor:
-    """One layer: the residual stream [T, D] before it to the one after it."""
+    """One layer: the residual stream [T, D] before it to the one after it.
+
+    ``extra`` is [T, L, E], every layer's own vectors, where the model has per-layer embeddings.
+    """
     x = layer.attn_norm(h)
     y = attention(x, layer.attention, cache, step)
     if layer.attn_post_norm is not None:
@@ -189,5 +200,25 @@ def _layer(
     h = h + y
     if observe is not None:
         observe(Tap.FFN, layer.index, y)
+
+    if layer.per_layer is not None:
+        assert extra is not None, "per-layer embeddings are computed for every call"
+        y = layer.per_layer(h, extra[:, layer.index])
+        h = h + y
+        if observe is not None:
+            observe(Tap.PER_LAYER, layer.index, y)
+    if layer.scalar is not None:
+        h = h * layer.scalar
+    if observe is not None:
         observe(Tap.OUTPUT, layer.index, h)
     return h
+
+
+def _matrices(layer: Layer) -> Iterator[Linear]:
+    yield layer.attention.qkv
+    yield layer.attention.output
+    yield layer.feed_forward.inner
+    yield layer.feed_forward.down
+    if layer.per_layer is not None:
+        yield layer.per_layer.gate
+        yield layer.per_layer.output

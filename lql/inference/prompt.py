@@ -20,8 +20,8 @@ class PromptEncoder:
     """Encodes prompts for one model, and names tokens.
 
     A prompt as typed (RAW) gets the special tokens that tokenizer.json adds, as transformers does.
-    Where that adds none, but tokenizer_config.json says ``add_bos_token``, the prompt gets a BOS:
-    such models were trained with one, and their own tokenizer classes used to add it.
+    Where that adds none, but tokenizer_config.json says ``add_bos_token``, or the family is known
+    for it (``starts_with_bos``), the prompt gets a BOS: such models were trained with one.
     A rendered chat (CHAT) gets none: its template writes them.
     """
 
@@ -32,6 +32,9 @@ class PromptEncoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._config = source.tokenizer_config
+        self._wants_bos = (
+            source.spec.starts_with_bos or source.tokenizer_config.get("add_bos_token") is True
+        )
         self._generation = source.generation_config
         self._template = source.chat_template
 
@@ -56,7 +59,7 @@ class PromptEncoder:
             return self._encode_chat(prompt)
         plain = self._tokenizer.encode(prompt, add_special_tokens=True)
         ids, typed = list(plain.ids), [not special for special in plain.special_tokens_mask]
-        bos = self._special_id("bos_token") if self._config.get("add_bos_token") is True else None
+        bos = self._special_id("bos_token") if self._wants_bos else None
         if bos is not None and all(typed) and ids[:1] != [bos]:
             ids, typed = [bos, *ids], [False, *typed]
         return self._encoded(prompt, mode, ids, typed)

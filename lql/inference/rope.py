@@ -106,7 +106,13 @@ def _frequencies(spec: RopeSpec, length: int) -> Tensor:
             stretch = factor * length / original - (factor - 1)
             theta = spec.theta * stretch ** (size / (size - 2))
             return 1.0 / torch.pow(theta, exponents)
-        case RopeScaling.YARN | RopeScaling.LONGROPE | RopeScaling.PROPORTIONAL:
+        case RopeScaling.PROPORTIONAL:
+            still = torch.zeros_like(base)
+            turning = spec.turning_pairs
+            assert turning is not None  # the family module sets it for this rule
+            still[:turning] = base[:turning] / factor
+            return still
+        case RopeScaling.YARN | RopeScaling.LONGROPE:
             raise Unsupported(f"rope scaling {spec.scaling.value} is not available yet")
         case _:
             assert_never(spec.scaling)

@@ -23,11 +23,13 @@ from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.linear import Linear, prepare
 from lql.inference.norms import Norm
+from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.rows import Part, Rows
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
+    AttentionSpec,
     LayerSpec,
     NormSpec,
     Placement,
@@ -58,6 +60,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
     with _workers() as pool:
         loader = _Loader(source, dtype, pool)
         head = loader.head()
+        per_layer = loader.per_layer_embeddings()
         pending: deque[Callable[[], Layer]] = deque()
         layers: list[Layer] = []
         for spec in source.spec.layers:
@@ -72,6 +75,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
             layers=tuple(layers),
             final_norm=loader.norm(source.spec.final_norm, Role.FINAL_NORM, None),
             head=head(),
+            per_layer=None if per_layer is None else per_layer(),
         )
 
 
@@ -116,18 +120,22 @@ class _Loader:
         biased = attention.qkv_bias
         q_order = lane_order(attention.rope, attention.heads, attention.head_size)
         k_order = lane_order(attention.rope, attention.kv_heads, attention.head_size)
-        qkv = self._matrix(
-            index,
-            (Role.Q, Role.Q_BIAS if biased else None, q_order),
-            (Role.K, Role.K_BIAS if biased else None, k_order),
-            (Role.V, Role.V_BIAS if biased else None, None),
-        )
+        q = (Role.Q, Role.Q_BIAS if biased else None, q_order)
+        k = (Role.K, Role.K_BIAS if biased else None, k_order)
+        v = (Role.V, Role.V_BIAS if biased else None, None)
+        if attention.kv_source is not None:
+            qkv = self._matrix(index, q)
+        elif attention.values_are_keys:
+            qkv = self._matrix(index, q, k)
+        else:
+            qkv = self._matrix(index, q, k, v)
         output = self._matrix(index, (Role.O, Role.O_BIAS if attention.output_bias else None, None))
         up = (Role.UP, Role.UP_BIAS if spec.ffn.bias else None, None)
         gate = (Role.GATE, Role.GATE_BIAS if spec.ffn.bias else None, None)
         inner = self._matrix(index, *((gate, up) if spec.ffn.gated else (up,)))
         down = self._matrix(index, (Role.DOWN, Role.DOWN_BIAS if spec.ffn.bias else None, None))
         sandwich = spec.placement is Placement.SANDWICH
+        per_layer = self._per_layer(index)
 
         def finish() -> Layer:
             return Layer(
@@ -139,6 +147,8 @@ class _Loader:
                     output=output(),
                     qk_norm=self._head_norm(spec),
                     rope=self._rope(attention.rope),
+                    v_norm=_value_norm(attention),
+                    value_lanes=_value_lanes(attention),
                 ),
                 attn_post_norm=(
                     self.norm(spec.norm, Role.ATTN_POST_NORM, index) if sandwich else None
@@ -148,9 +158,31 @@ class _Loader:
                 ffn_post_norm=(
                     self.norm(spec.norm, Role.FFN_POST_NORM, index) if sandwich else None
                 ),
+                per_layer=None if per_layer is None else per_layer(),
+                scalar=self._vector(Role.LAYER_SCALAR, index) if spec.scaled else None,
             )
 
         return finish
+
+    def _per_layer(self, index: int) -> Callable[[], PerLayer] | None:
+        """Start preparing how a layer adds its per-layer embedding."""
+        ple = self._source.spec.ple
+        if ple is None:
+            return None
+        gate = self._matrix(index, (Role.PLE_GATE, None, None))
+        output = self._matrix(index, (Role.PLE_OUTPUT, None, None))
+        norm = self.norm(ple.norm, Role.PLE_NORM, index)
+        return lambda: PerLayer(ple.activation, gate(), output(), norm)
+
+    def per_layer_embeddings(self) -> Callable[[], PerLayerEmbeddings] | None:
+        """Start preparing what makes the per-layer embeddings, where the model has them."""
+        ple = self._source.spec.ple
+        if ple is None:
+            return None
+        table = self.stored(Role.PLE_TABLE, None)
+        projection = self._matrix(None, (Role.PLE_PROJECTION, None, None))
+        norm = self.norm(ple.norm, Role.PLE_PROJECTION_NORM, None)
+        return lambda: PerLayerEmbeddings(ple, table, projection(), norm)
 
     def head(self) -> Callable[[], Linear]:
         """Start preparing the head: the stored one, else the embedding."""
@@ -194,9 +226,25 @@ class _Loader:
             return None
         order = lane_order(attention.rope, 1, attention.head_size)
         q = self._vector(Role.Q_NORM, spec.index, order).expand(attention.heads, -1)
+        if attention.kv_source is not None:
+            return Norm.of(attention.qk_norm, q)  # [H, S]
         k = self._vector(Role.K_NORM, spec.index, order).expand(attention.kv_heads, -1)
         return Norm.of(attention.qk_norm, torch.cat([q, k]))  # [H + K, S]
 
     def _rope(self, spec: RopeSpec | None) -> Rope | None:
         """The rope of a spec; layers with equal specs share one."""
         return None if spec is None else self._ropes.setdefault(spec, Rope(spec))
+
+
+def _value_norm(spec: AttentionSpec) -> Norm | None:
+    """The norm of values, which has no weight."""
+    return None if spec.v_norm is None else Norm.of(spec.v_norm, torch.ones(spec.head_size))
+
+
+def _value_lanes(spec: AttentionSpec) -> Tensor | None:
+    """Where values are keys, for each lane of a value the lane of a computed key."""
+    if not spec.values_are_keys:
+        return None
+    order = lane_order(spec.rope, 1, spec.head_size)
+    lanes = np.arange(spec.head_size) if order is None else np.argsort(order)
+    return torch.from_numpy(lanes)

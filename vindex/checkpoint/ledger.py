@@ -55,13 +55,14 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
             unreadable dtype. ``details`` lists all of them.
     """
     family = family_of(spec)
+    rules = family.drop_rules(spec)
     by_key = spec.by_key()
     dropped: list[Dropped] = []
     found: dict[str, str] = {}
     problems: list[str] = []
     for name in checkpoint.names():
         key = family.key(name)
-        rule = _rule(family.drops, name)
+        rule = _rule(rules, name)
         if rule is not None:
             dropped.append(Dropped(name, rule.name, rule.reason))
         elif key not in by_key:

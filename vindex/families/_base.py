@@ -7,9 +7,10 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vindex import ple as sidecar
 from vindex.families._config import ConfigReader
 from vindex.kinds import ExtractLevel
-from vindex.spec import LayerSpec, ModelSpec, Placement, Role, StorageFile, TensorSpec
+from vindex.spec import LayerSpec, ModelSpec, Placement, PleSpec, Role, StorageFile, TensorSpec
 
 if TYPE_CHECKING:
     from vindex.index import VindexIndex
@@ -98,6 +99,7 @@ class Family:
         from_index: what a larql vindex records -> configuration; raises ``Unsupported`` where
             the record is lossy.
         drops: tensors of its checkpoints that are left out on purpose.
+        spec_drops: further rules that depend on the model.
         gguf: ``None`` when its GGUF files are not read.
     """
 
@@ -107,6 +109,7 @@ class Family:
     build: Callable[[ConfigReader], ModelSpec]
     from_index: Callable[[VindexIndex, Container[str]], Rebuilt]
     drops: tuple[DropRule, ...] = (ROTARY_INV_FREQ,)
+    spec_drops: Callable[[ModelSpec], tuple[DropRule, ...]] | None = None
     gguf: GgufRules | None = None
 
     def key(self, name: str) -> str:
@@ -115,6 +118,10 @@ class Family:
             if name.startswith(prefix):
                 return name[len(prefix) :]
         return name
+
+    def drop_rules(self, spec: ModelSpec) -> tuple[DropRule, ...]:
+        """The rules for a checkpoint of this model."""
+        return self.drops if self.spec_drops is None else (*self.drops, *self.spec_drops(spec))
 
     @staticmethod
     def checkpoint_name(key: str) -> str:
@@ -137,7 +144,12 @@ _NORM_KEYS: Mapping[Placement, tuple[tuple[Role, str], ...]] = {
 
 
 def decoder_tensors(
-    layers: tuple[LayerSpec, ...], *, vocab_size: int, hidden_size: int, tied: bool
+    layers: tuple[LayerSpec, ...],
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    tied: bool,
+    ple: PleSpec | None = None,
 ) -> tuple[TensorSpec, ...]:
     """Every tensor of a decoder with the llama naming scheme, in model order.
 
@@ -168,11 +180,14 @@ def decoder_tensors(
         ExtractLevel.INFERENCE,
         optional=tied,
     )
-    per_layer = (tensor for layer in layers for tensor in _layer_tensors(layer, hidden_size))
-    return (embed, *per_layer, final, head)
+    per_layer = [t for layer in layers for t in _layer_tensors(layer, hidden_size, ple)]
+    if ple is None:
+        return (embed, *per_layer, final, head)
+    matrices = sidecar.model_matrices(ple, len(layers), hidden_size)
+    return (embed, *matrices, *per_layer, final, sidecar.model_norm(ple), head)
 
 
-def _layer_tensors(layer: LayerSpec, hidden: int) -> Iterator[TensorSpec]:
+def _layer_tensors(layer: LayerSpec, hidden: int, ple: PleSpec | None) -> Iterator[TensorSpec]:
     attention, ffn = layer.attention, layer.ffn
     q_size = attention.heads * attention.head_size
     kv_size = attention.kv_heads * attention.head_size
@@ -185,6 +200,11 @@ def _layer_tensors(layer: LayerSpec, hidden: int) -> Iterator[TensorSpec]:
     def vector(role: Role, key: str, size: int, level: ExtractLevel) -> TensorSpec:
         return tensor(role, key, (size,), StorageFile.NORMS, level)
 
+    absent: tuple[Role, ...] = ()
+    if attention.kv_source is not None:
+        absent = (Role.K, Role.V, Role.K_NORM)
+    elif attention.values_are_keys:
+        absent = (Role.V,)
     at_attention, at_inference = ExtractLevel.ATTENTION, ExtractLevel.INFERENCE
     width = ffn.width
     for role, key, shape, file, level in (
@@ -193,9 +213,12 @@ def _layer_tensors(layer: LayerSpec, hidden: int) -> Iterator[TensorSpec]:
         (Role.V, "self_attn.v_proj.weight", (kv_size, hidden), StorageFile.ATTENTION, at_attention),
         (Role.O, "self_attn.o_proj.weight", (hidden, q_size), StorageFile.ATTENTION, at_attention),
     ):
-        yield tensor(role, key, shape, file, level)
+        if role not in absent:
+            yield tensor(role, key, shape, file, level)
     if attention.qk_norm is not None:
         for role, key in ((Role.Q_NORM, "q_norm"), (Role.K_NORM, "k_norm")):
+            if role in absent:
+                continue
             key = f"self_attn.{key}.weight"
             size = (attention.head_size,)
             yield tensor(role, key, size, StorageFile.ATTENTION, at_attention)
@@ -207,6 +230,11 @@ def _layer_tensors(layer: LayerSpec, hidden: int) -> Iterator[TensorSpec]:
         yield tensor(role, key, shape, file, level)
     for role, key in _NORM_KEYS[layer.placement]:
         yield vector(role, key, hidden, at_attention)
+    if layer.scaled:
+        yield sidecar.layer_scalar(layer.index)
+    if ple is not None:
+        yield sidecar.layer_norm(layer.index, hidden)
+        yield from sidecar.layer_matrices(ple, layer.index, hidden)
     if attention.qkv_bias:
         yield vector(Role.Q_BIAS, "self_attn.q_proj.bias", q_size, at_attention)
         yield vector(Role.K_BIAS, "self_attn.k_proj.bias", kv_size, at_attention)

@@ -53,6 +53,14 @@ class ConfigReader:
         """Whether the key is there and not null."""
         return self._values.get(key) is not None
 
+    def keys(self) -> tuple[str, ...]:
+        """Every key, those that are null included."""
+        return tuple(self._values)
+
+    def mentions(self, key: str) -> bool:
+        """Whether the key is there, null or not."""
+        return key in self._values
+
     def merged_over(self, other: ConfigReader) -> ConfigReader:
         """This object's non-null values on top of ``other``'s."""
         present = {key: value for key, value in self._values.items() if value is not None}

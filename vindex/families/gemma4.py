@@ -1,0 +1,372 @@
+"""Gemma 4 text models: E2B, E4B, 12B (unified), 31B; alone or inside the multimodal models.
+
+Like Gemma 3 with plain ``w`` norms and attention scale 1, and on top of it: heads of another size
+on full layers, whose rope turns only the first quarter of the lane pairs; values that are keys
+(K=V) on the full layers of the large models; last layers that read the keys and values of earlier
+ones; per-layer embeddings; a factor on every layer's output.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vindex.errors import Unsupported
+from vindex.families import _larql_index
+from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt, decoder_tensors
+from vindex.families._config import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, ConfigReader, show
+from vindex.families._geometry import Defaults, Geometry, read_geometry
+from vindex.families._rope import read_rope
+from vindex.index import VindexIndex
+from vindex.spec import (
+    Activation,
+    AttentionKind,
+    AttentionSpec,
+    FfnSpec,
+    LayerSpec,
+    ModelSpec,
+    NormKind,
+    NormSpec,
+    Placement,
+    PleSpec,
+    RopeScaling,
+    RopeSpec,
+)
+
+_UNIFIED = ("gemma4_unified", "gemma4_unified_text")
+
+# The class defaults of transformers, which released configs rely on.
+_DEFAULTS = Defaults(max_positions=131072, vocab_size=262144, heads=8, kv_heads=4, head_size=256)
+_DEFAULTS_UNIFIED = replace(_DEFAULTS, max_positions=262144)
+_GLOBAL_HEAD_SIZE = 512
+_PLE_SIZE = 256
+_WINDOW = 512
+_WINDOW_UNIFIED = 1024
+_PATTERN = 6
+_THETA = 1000000.0
+_LOCAL_THETA = 10000.0
+_PARTIAL = 0.25
+
+_MEDIA = DropRule(
+    "gemma4-vision-and-audio",
+    re.compile(
+        r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."
+    ),
+    "image and audio input are not part of the text model",
+)
+
+
+def build(config: ConfigReader) -> ModelSpec:
+    """The specification of a Gemma 4 configuration, multimodal or text-only."""
+    text = config.section("text_config")
+    has_ple = (text or config).mentions("hidden_size_per_layer_input")  # null means: none
+    if text is not None:
+        config = text.merged_over(config)
+    unified = config.text("model_type") in _UNIFIED
+    _refuse_what_is_missing(config)
+    geometry = read_geometry(config, _DEFAULTS_UNIFIED if unified else _DEFAULTS)
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
+    ple = _per_layer_embeddings(config, geometry, norm, 0 if has_ple or unified else _PLE_SIZE)
+    layers = _layers(config, geometry, norm, _WINDOW_UNIFIED if unified else _WINDOW)
+    tied = config.flag("tie_word_embeddings", True)
+    return ModelSpec(
+        family=FAMILY.name,
+        model_type=config.text("model_type", "gemma4_text"),
+        vocab_size=geometry.vocab_size,
+        hidden_size=geometry.hidden_size,
+        layers=layers,
+        final_norm=norm,
+        embed_scale=math.sqrt(geometry.hidden_size),
+        tied=tied,
+        max_positions=geometry.max_positions,
+        tensors=decoder_tensors(
+            layers,
+            vocab_size=geometry.vocab_size,
+            hidden_size=geometry.hidden_size,
+            tied=tied,
+            ple=ple,
+        ),
+        logit_softcap=(
+            config.number("final_logit_softcapping")
+            if config.has("final_logit_softcapping")
+            else None
+        ),
+        ple=ple,
+        starts_with_bos=True,
+    )
+
+
+def _refuse_what_is_missing(config: ConfigReader) -> None:
+    if config.flag("enable_moe_block", False):
+        raise Unsupported(
+            f"{config.where}: enable_moe_block is true: Gemma 4's mixture of experts (26B-A4B) is"
+            " not supported",
+            hint="the dense Gemma 4 models are: E2B, E4B, 12B and 31B",
+        )
+    # "vision" concerns image tokens only; text is causal.
+    config.must_be_default("use_bidirectional_attention", "vision")
+    config.must_be_default("attention_bias", False)
+    # Keys of older generations, which no Gemma 4 has: another spelling would go unnoticed.
+    for key in ("rope_scaling", "rope_theta", "rope_local_base_freq"):
+        config.must_be_default(key)
+
+
+def _per_layer_embeddings(
+    config: ConfigReader, geometry: Geometry, norm: NormSpec, default: int
+) -> PleSpec | None:
+    size = config.integer("hidden_size_per_layer_input", default, low=0)
+    if size == 0:
+        return None
+    rows = config.integer("vocab_size_per_layer_input", _DEFAULTS.vocab_size)
+    if rows < geometry.vocab_size:
+        config.contradiction(
+            f"vocab_size_per_layer_input is {rows} and vocab_size {geometry.vocab_size}",
+            "a per-layer embedding for every token",
+        )
+    return PleSpec(size=size, vocab_size=rows, activation=_activation(config), norm=norm)
+
+
+def _layers(
+    config: ConfigReader, geometry: Geometry, norm: NormSpec, default_window: int
+) -> tuple[LayerSpec, ...]:
+    kinds = _kinds(config, geometry.num_layers)
+    shared = config.integer("num_kv_shared_layers", 0, low=0, high=geometry.num_layers - 1)
+    first_sharing = geometry.num_layers - shared
+    heads = _Heads.read(config, geometry)
+    window = config.integer("sliding_window", default_window, high=MAX_POSITIONS)
+    values_are_keys = config.flag("attention_k_eq_v", False)
+    double = 2 if config.flag("use_double_wide_mlp", False) else 1
+    layers = []
+    for index, kind in enumerate(kinds):
+        sharing = index >= first_sharing
+        full = kind is AttentionKind.FULL
+        head_size, kv_heads = heads.of(index, full=full)
+        attention = AttentionSpec(
+            kind=kind,
+            heads=geometry.heads,
+            kv_heads=kv_heads,
+            head_size=head_size,
+            scale=1.0,
+            rope=_rope(config, kind, head_size, geometry.max_positions),
+            window=None if full else window,
+            qk_norm=norm,
+            v_norm=None if sharing else norm,
+            values_are_keys=values_are_keys and full and not sharing,
+            kv_source=_kv_source(config, kinds, first_sharing, index) if sharing else None,
+        )
+        ffn = FfnSpec(geometry.intermediate_size * (double if sharing else 1), _activation(config))
+        layers.append(LayerSpec(index, attention, ffn, Placement.SANDWICH, norm, scaled=True))
+    for layer in layers:
+        _check_source(config, layers, layer)
+    return tuple(layers)
+
+
+def _activation(config: ConfigReader) -> Activation:
+    return config.activation("hidden_activation", "gelu_pytorch_tanh")
+
+
+def _kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
+    listed = config.choices("layer_types", {kind.value: kind for kind in AttentionKind}, count)
+    kinds = listed or tuple(
+        AttentionKind.SLIDING if (index + 1) % _PATTERN else AttentionKind.FULL
+        for index in range(count)
+    )
+    return (*kinds[:-1], AttentionKind.FULL)  # the last is full whatever the list says
+
+
+def _kv_source(
+    config: ConfigReader, kinds: Sequence[AttentionKind], first_sharing: int, index: int
+) -> int:
+    """The last layer with keys of its own that has the same kind of attention."""
+    for source in reversed(range(first_sharing)):
+        if kinds[source] is kinds[index]:
+            return source
+    config.contradiction(
+        f"num_kv_shared_layers is {len(kinds) - first_sharing}, which leaves layer {index}"
+        f" ({kinds[index].value}) no keys to read",
+        "a layer of every kind of attention with keys of its own",
+    )
+
+
+def _check_source(config: ConfigReader, layers: Sequence[LayerSpec], layer: LayerSpec) -> None:
+    attention = layer.attention
+    if attention.kv_source is None:
+        return
+    source = layers[attention.kv_source].attention
+    if (source.kv_heads, source.head_size) != (attention.kv_heads, attention.head_size):
+        config.contradiction(
+            f"layer {layer.index} has other key heads than layer {attention.kv_source}, whose keys"
+            " it reads",
+            "key heads of the same number and size",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """Head size and number of key heads of each layer, in either spelling."""
+
+    sliding: tuple[int, int]
+    full: tuple[int, int]
+    by_layer: Mapping[int, tuple[int, int]] | None
+
+    @staticmethod
+    def read(config: ConfigReader, geometry: Geometry) -> _Heads:
+        """The hub names the values of full layers; transformers 5 saves a table by layer."""
+        own = (geometry.head_size, geometry.kv_heads)
+        table = config.section("per_layer_config")
+        if table is not None:
+            return _Heads(own, own, _overrides(config, table, geometry))
+        kv_heads = geometry.kv_heads
+        if config.flag("attention_k_eq_v", False):
+            kv_heads = config.integer("num_global_key_value_heads", kv_heads, high=MAX_HEADS)
+        head_size = config.integer("global_head_dim", _GLOBAL_HEAD_SIZE, low=2)
+        _check_heads(config, geometry.heads, head_size, kv_heads)
+        return _Heads(own, (head_size, kv_heads), None)
+
+    def of(self, layer: int, *, full: bool) -> tuple[int, int]:
+        """Head size and key heads of a layer."""
+        if self.by_layer is not None:
+            return self.by_layer.get(layer, self.sliding)
+        return self.full if full else self.sliding
+
+
+def _overrides(
+    config: ConfigReader, table: ConfigReader, geometry: Geometry
+) -> dict[int, tuple[int, int]]:
+    found = {}
+    for key in table.keys():
+        if not key.isascii() or not key.isdecimal() or len(key) > len(str(MAX_LAYERS)):
+            config.contradiction(f"per_layer_config names {show(key)}", "layer numbers")
+        values = table.section(key)
+        if values is None:
+            continue
+        for other in values.keys():
+            if other not in ("head_dim", "num_key_value_heads"):
+                values.must_be_default(other)
+        head_size = values.integer("head_dim", geometry.head_size, low=2)
+        kv_heads = values.integer("num_key_value_heads", geometry.kv_heads, high=MAX_HEADS)
+        _check_heads(values, geometry.heads, head_size, kv_heads)
+        found[int(key)] = (head_size, kv_heads)
+    return found
+
+
+def _check_heads(config: ConfigReader, heads: int, head_size: int, kv_heads: int) -> None:
+    if heads % kv_heads or head_size % 2:
+        config.contradiction(
+            f"{heads} query heads, {kv_heads} key heads of size {head_size}",
+            "a whole number of query heads for every key head, of an even size",
+        )
+
+
+def _rope(config: ConfigReader, kind: AttentionKind, head_size: int, positions: int) -> RopeSpec:
+    """The rope of a layer: proportional by default on full layers, plain on sliding ones."""
+    parameters = config.section("rope_parameters")
+    full = kind is AttentionKind.FULL
+    own = None if parameters is None else parameters.section(kind.value)
+    if parameters is not None and own is None:
+        config.contradiction(
+            f"rope_parameters has no {kind.value}", "the rope of every kind of attention"
+        )
+    if own is None:
+        own = ConfigReader({"rope_type": "proportional" if full else "default"}, config.where)
+        partial = _PARTIAL
+    else:
+        partial = 1.0
+    theta = _THETA if full else _LOCAL_THETA
+    if own.text("rope_type") != RopeScaling.PROPORTIONAL.value:
+        return read_rope(
+            config,
+            kind,
+            head_size=head_size,
+            max_positions=positions,
+            default_theta=theta,
+        )
+    share = own.number("partial_rotary_factor", partial, high=1.0)
+    return RopeSpec(
+        theta=own.number("rope_theta", theta),
+        rotary_size=head_size,
+        scaling=RopeScaling.PROPORTIONAL,
+        factor=own.number("factor", 1.0, high=1e6),
+        turning_pairs=int(share * head_size // 2),
+    )
+
+
+def stale_keys(spec: ModelSpec) -> tuple[DropRule, ...]:
+    """Released files still hold k and v of the layers that read those of others: left-overs."""
+    sharing = [str(each.index) for each in spec.layers if each.attention.kv_source is not None]
+    if not sharing:
+        return ()
+    layers = "|".join(sharing)
+    return (
+        DropRule(
+            "kv-shared-layer-stale-kv",
+            re.compile(rf"\blayers\.({layers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."),
+            "the layer reads the keys and values of an earlier one; these are never used",
+        ),
+    )
+
+
+def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
+    """larql records everything of a dense Gemma 4 but the wide FFNs of sharing layers.
+
+    Those show in the widths of the layers. A rope base other than Gemma 4's means that larql could
+    not read the config's spelling and wrote its own default.
+    """
+    rebuilt = _larql_index.rebuild(
+        index, have_keys, embed_scale=math.sqrt(index.hidden_size), tied_by_family=True
+    )
+    recorded, config = index.model_config, rebuilt.config
+    assert recorded is not None, "rebuild refuses an index without model_config"
+    theta, local = config.pop("rope_theta"), config.pop("rope_local_base_freq", _LOCAL_THETA)
+    if _larql_index.runs(index) and (theta, local) != (_THETA, _LOCAL_THETA):
+        raise Unsupported(
+            f"index.json: rope_base is {theta:g} and rope_local_base {local:g}, expected"
+            f" {_THETA:g} and {_LOCAL_THETA:g} for Gemma 4",
+            hint=_larql_index.SUPPLY_CONFIG,
+        )
+    shared = recorded.num_kv_shared_layers or 0
+    last = index.layer_info(index.num_layers - 1)
+    notes = []
+    partial = recorded.partial_rotary_factor
+    if partial is None and _larql_index.runs(index):
+        partial = _PARTIAL
+        notes.append(f"index.json does not record partial_rotary_factor; {_PARTIAL:g} is assumed")
+    config |= {
+        "global_head_dim": recorded.global_head_dim,
+        "num_global_key_value_heads": recorded.num_global_kv_heads,
+        "attention_k_eq_v": recorded.attention_k_eq_v,
+        "num_kv_shared_layers": shared,
+        "hidden_size_per_layer_input": recorded.per_layer_embed_dim or 0,
+        "vocab_size_per_layer_input": index.vocab_size,
+        "use_double_wide_mlp": bool(
+            shared and last is not None and last.num_features == 2 * index.intermediate_size
+        ),
+        "rope_parameters": {
+            AttentionKind.FULL.value: {
+                "rope_type": RopeScaling.PROPORTIONAL.value,
+                "rope_theta": theta,
+                "partial_rotary_factor": partial,
+            },
+            AttentionKind.SLIDING.value: {"rope_type": "default", "rope_theta": local},
+        },
+    }
+    return Rebuilt(config, (*rebuilt.notes, *notes))
+
+
+FAMILY = Family(
+    name="gemma4",
+    model_types=("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
+    prefixes=(
+        "model.language_model.model.",
+        "model.language_model.",
+        "language_model.model.",
+        "language_model.",
+        "model.",
+    ),
+    build=build,
+    from_index=from_index,
+    drops=(ROTARY_INV_FREQ, _MEDIA),
+    spec_drops=stale_keys,
+)
