@@ -133,15 +133,6 @@ def parse_query(argv: Sequence[str]) -> Query:
     )
 
 
-def error_style(argv: Sequence[str]) -> ErrorStyle:
-    """``--errors`` of a command line that may be wrong elsewhere; ``TEXT`` if it is not there."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        value = following if word == "--errors" else word.removeprefix("--errors=")
-        if word.startswith("--errors") and value in {style.value for style in ErrorStyle}:
-            return ErrorStyle(value)
-    return ErrorStyle.TEXT
-
-
 def common_of(words: argparse.Namespace) -> Common:
     """The common options among parsed words."""
     return Common(

@@ -17,7 +17,7 @@ from lql.cancel import CancelToken
 from lql.context import StoppableProgress
 from lql.report import Reporter
 from lql.results.base import Meta
-from lql.results.lifecycle import FileRow, InfoResult, VerifyResult
+from lql.results.commands import FileRow, InfoResult, VerifyResult
 from lql.session import Session, translating
 from lql.worker import Worker
 from vindex.kinds import ExtractLevel, Quant, StorageDtype

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vindex import files, ple, tokens
+from vindex import files, ple, quick_tokenizer, tokens
 from vindex.checkpoint import Checkpoint, Dropped, Ledger, balance
 from vindex.commit import Stage, refuse_existing, write_error, write_file
 from vindex.describing import describe
@@ -36,6 +36,7 @@ from vindex.index import LayerInfo, dump_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import NullProgress, Progress
+from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, NumpyScorer, TokenScorer
 from vindex.seal import dump_seal
 from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
@@ -229,7 +230,7 @@ class _Extraction:
         if self._needs_scratch:
             needed += files.tensor_bytes(embed.shape, self._exact_dtype.itemsize)
         needed += down_meta_bytes([layer.ffn.width for layer in self.spec.layers], DOWN_TOP_K)
-        needed += 3 * sum(len(data) for data in self.side_files.values())
+        needed += 4 * sum(len(data) for data in self.side_files.values())
         parent = Path(os.path.abspath(out)).parent
         try:
             free = shutil.disk_usage(parent).free
@@ -246,7 +247,7 @@ class _Extraction:
         """Write every file of the stage, the seal last."""
         for name, data in self.side_files.items():
             writer.whole(name, data)
-        blank = self._write_token_texts(writer)
+        blank = self._write_tokens(writer)
         trim_heap()
         self._write_embeddings(writer)
         layers, entries = self._write_weights(writer)
@@ -267,13 +268,20 @@ class _Extraction:
         writer.settle()
         write_file(writer.directory / files.SEAL, dump_seal(writer.seal()))
 
-    def _write_token_texts(self, writer: StageWriter) -> npt.NDArray[np.bool_]:
-        """``token_texts.bin``; which tokens have no text, ``[V]``."""
+    def _write_tokens(self, writer: StageWriter) -> npt.NDArray[np.bool_]:
+        """What browsing needs of the tokenizer; which tokens have no text, ``[V]``."""
         path = Path(self.checkpoint.name, files.TOKENIZER)
-        tokenizer = tokens.load_tokenizer(self.side_files[files.TOKENIZER], path)
+        data = self.side_files[files.TOKENIZER]
+        tokenizer = tokens.load_tokenizer(data, path)
         tokens.check_vocabulary(tokenizer, self.spec.vocab_size, path)
         texts = tokens.decode_all(tokenizer, self.spec.vocab_size)
         writer.whole(tokens.FILE, tokens.token_texts_bytes(texts))
+        parts = quick_tokenizer.tokenizer_parts(data, path)
+        if parts is not None:
+            writer.whole(quick_tokenizer.FILE, parts)
+            quick = QuickTokenizer(MappedFile(writer.directory, quick_tokenizer.FILE))
+            if not quick_tokenizer.agrees(quick, tokenizer, texts):
+                writer.drop(quick_tokenizer.FILE)
         return tokens.blank_tokens(texts)
 
     def _write_embeddings(self, writer: StageWriter) -> None:

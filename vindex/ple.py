@@ -53,9 +53,7 @@ def model_matrices(ple: PleSpec, num_layers: int, hidden_size: int) -> Iterator[
     yield _tensor(
         Role.PLE_PROJECTION, None, "per_layer_model_projection.weight", (width, hidden_size)
     )
-    yield _tensor(
-        Role.PLE_TABLE, None, "embed_tokens_per_layer.weight", (ple.vocab_size, width)
-    )
+    yield _tensor(Role.PLE_TABLE, None, "embed_tokens_per_layer.weight", (ple.vocab_size, width))
 
 
 def layer_matrices(ple: PleSpec, layer: int, hidden_size: int) -> Iterator[TensorSpec]:

@@ -10,15 +10,16 @@ offsets into the UTF-8 that follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vindex.errors import VindexInvalid
-from vindex.files import ByteRange, MappedFile
+from vindex.errors import VindexError, VindexInvalid
+from vindex.files import MappedFile
 from vindex.tokenizer_check import refuse_lethal
 
 if TYPE_CHECKING:
@@ -58,8 +59,17 @@ def load_tokenizer(data: bytes, path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     refuse_lethal(data, path)
-    try:
+    with refusals(path):
         return Tokenizer.from_buffer(data)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turn what the ``tokenizers`` library raises, panics included, into ``VindexInvalid``."""
+    try:
+        yield
+    except VindexError:
+        raise
     except Exception as error:
         raise _refused(path, error) from error
     except BaseException as error:
@@ -148,30 +158,34 @@ class StoredTokenTexts:
             self._refuse("unknown magic or version")
         if header["count"] != vocab_size:
             self._refuse(f"it holds {header['count']:,} tokens of {vocab_size:,}")
-        self._start = header_size + (vocab_size + 1) * _OFFSET.itemsize
-        if mapped.size < self._start:
+        start = header_size + (vocab_size + 1) * _OFFSET.itemsize
+        if mapped.size < start:
             self._refuse("it ends inside the offsets")
         self._offsets = mapped.view(header_size, (vocab_size + 1,), _OFFSET)
-        if self._start + int(self._offsets[-1]) != mapped.size:
+        if start + int(self._offsets[-1]) != mapped.size:
             self._refuse("its texts do not end with the file")
+        self._text = mapped.view(start, (mapped.size - start,), np.dtype("u1")).data
 
     def _refuse(self, reason: str) -> None:
         raise VindexInvalid(f"{FILE}: {reason}", path=self._mapped.path)
 
     def text(self, token_id: int) -> str:
         """The trimmed text of one token; ``T<id>`` for an id outside the vocabulary."""
-        if not 0 <= token_id < len(self._offsets) - 1:
-            return f"T{token_id}"
-        start, stop = int(self._offsets[token_id]), int(self._offsets[token_id + 1])
-        if not start <= stop <= int(self._offsets[-1]):
-            self._refuse(f"the offsets of token {token_id} descend")
-        return self._mapped.bytes(ByteRange(self._start + start, stop - start)).decode(
-            "utf-8", "replace"
-        )
+        return self.texts([token_id])[0]
 
     def texts(self, token_ids: Iterable[int]) -> list[str]:
         """The trimmed texts of many."""
-        return [self.text(token_id) for token_id in token_ids]
+        ids = np.fromiter(token_ids, np.int64)
+        known = (ids >= 0) & (ids < len(self._offsets) - 1)
+        places = np.where(known, ids, 0)
+        starts, stops = self._offsets[places], self._offsets[places + 1]
+        if (starts > stops).any() or (stops > self._offsets[-1]).any():
+            self._refuse("its offsets do not ascend")
+        spans = zip(known.tolist(), ids.tolist(), starts.tolist(), stops.tolist(), strict=True)
+        return [
+            str(self._text[start:stop], "utf-8", "replace") if inside else f"T{token_id}"
+            for inside, token_id, start, stop in spans
+        ]
 
 
 class DecodedTokenTexts:

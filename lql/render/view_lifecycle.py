@@ -1,4 +1,4 @@
-"""Layouts of the results of statements that make, open or check a vindex."""
+"""Layouts of EXTRACT and USE."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import to_filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
@@ -146,6 +148,8 @@ class Repl:
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
                     refresh_interval=_REFRESH_S if self._runner.busy_with else 0,
                 )
+                if self._interrupted_early():
+                    raise KeyboardInterrupt
                 if self.handle(text) is Outcome.LEAVE:
                     return
             except EOFError:
@@ -194,6 +198,19 @@ class Repl:
                 self._reporter.finished(result)
         finally:
             self._progress.detach()
+
+    def _interrupted_early(self) -> bool:
+        """Whether Ctrl-C was pressed after Enter, before the terminal made it a signal again.
+
+        Keys that come while the prompt closes are kept for the next one, where Ctrl-C would not
+        stop what Enter has begun.
+        """
+        terminal = self._prompt.input
+        pressed = get_typeahead(terminal)
+        interrupts = [place for place, key in enumerate(pressed) if key.key is Keys.ControlC]
+        after = interrupts[-1] + 1 if interrupts else 0
+        store_typeahead(terminal, pressed[after:])
+        return bool(interrupts)
 
     def _execute(self, statement: ast.Statement, source: SourceText, cancel: CancelToken) -> Result:
         self._progress.attach()

@@ -57,6 +57,11 @@ def test_ctrl_c_clears_what_is_typed(typing: Typing) -> None:
     assert saved() == ["SHOW LAYERS 1-1;"]
 
 
+def test_ctrl_c_right_after_enter_stops_what_enter_began(typing: Typing) -> None:
+    assert typing(f"SHOW LAYERS;\r{CTRL_C}") == ""
+    assert "cancelled\n" in typing.err.getvalue()
+
+
 def test_alt_enter_always_begins_a_new_line(typing: Typing) -> None:
     typing(f"STATS{NEWLINE};\r")
 
@@ -74,7 +79,7 @@ def test_a_wrong_statement_runs_to_be_told_why(typing: Typing) -> None:
 
 
 def test_a_paste_runs_only_with_enter(typing: Typing) -> None:
-    assert typing(paste("SHOW LAYERS;\nSHOW LAYERS;\n")) == ""
+    assert typing(paste("SHOW LAYERS;\nSHOW LAYERS;\n") + CTRL_C) == ""
     assert saved() == []
 
 
@@ -101,7 +106,7 @@ def test_a_paste_with_a_syntax_error_runs_nothing(typing: Typing) -> None:
 
 
 def test_ctrl_c_without_text_says_how_to_leave(typing: Typing) -> None:
-    typing("")
+    typing(CTRL_C)
 
     assert "Ctrl-D or \\q leaves\n" in typing.err.getvalue()
 

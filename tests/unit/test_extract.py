@@ -58,6 +58,7 @@ BROWSE = {
     "token_texts.bin",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer_parts.bin",
 }
 ATTENTION = BROWSE | {"attn_weights.bin", "norms.bin", "weight_manifest.json"}
 INFERENCE = ATTENTION | {"up_weights.bin", "down_weights.bin", "lm_head.bin"}

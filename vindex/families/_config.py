@@ -53,7 +53,7 @@ class ConfigReader:
         """Whether the key is there and not null."""
         return self._values.get(key) is not None
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Every key, those that are null included."""
         return tuple(self._values)
 

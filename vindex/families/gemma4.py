@@ -51,9 +51,7 @@ _PARTIAL = 0.25
 
 _MEDIA = DropRule(
     "gemma4-vision-and-audio",
-    re.compile(
-        r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."
-    ),
+    re.compile(r"^(model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\."),
     "image and audio input are not part of the text model",
 )
 
@@ -236,13 +234,13 @@ def _overrides(
     config: ConfigReader, table: ConfigReader, geometry: Geometry
 ) -> dict[int, tuple[int, int]]:
     found = {}
-    for key in table.keys():
+    for key in table.names():
         if not key.isascii() or not key.isdecimal() or len(key) > len(str(MAX_LAYERS)):
             config.contradiction(f"per_layer_config names {show(key)}", "layer numbers")
         values = table.section(key)
         if values is None:
             continue
-        for other in values.keys():
+        for other in values.names():
             if other not in ("head_dim", "num_key_value_heads"):
                 values.must_be_default(other)
         head_size = values.integer("head_dim", geometry.head_size, low=2)
