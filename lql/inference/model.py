@@ -63,7 +63,7 @@ class LoadedModel:
         started = time.perf_counter()
         self.spec: ModelSpec = source.spec
         self._source = source
-        self._encoder = PromptEncoder(source)
+        self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
         self._decoder = Decoder(source.spec, load_weights(source, dtype, cancel))
         self.resident_bytes: int = self._decoder.resident_bytes
         self.compute: str = ", ".join(

@@ -20,21 +20,22 @@ class PromptEncoder:
     """Encodes prompts for one model, and names tokens.
 
     A prompt as typed (RAW) gets the special tokens that tokenizer.json adds, as transformers does.
-    Where that adds none, but tokenizer_config.json says ``add_bos_token``, or the family is known
-    for it (``starts_with_bos``), the prompt gets a BOS: such models were trained with one.
+    Where that adds none, but tokenizer_config.json says ``add_bos_token``, the prompt gets a BOS:
+    such models were trained with one, and their own tokenizer classes used to add it.
     A rendered chat (CHAT) gets none: its template writes them.
+
+    Args:
+        starts_with_bos: the same for a family that is known for it, whatever its files say.
     """
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, *, starts_with_bos: bool = False) -> None:
         self._name = source.name
         self._tokenizer = source.tokenizer()
         # A prompt is never cut or filled up, whatever tokenizer.json was saved with.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._config = source.tokenizer_config
-        self._wants_bos = (
-            source.spec.starts_with_bos or source.tokenizer_config.get("add_bos_token") is True
-        )
+        self._wants_bos = starts_with_bos or source.tokenizer_config.get("add_bos_token") is True
         self._generation = source.generation_config
         self._template = source.chat_template
 

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import PreTrainedModel as Model
 
+from tests.parity import gemma4
 from tests.unit.tokenizer_texts import CORPUS
 
 VOCABULARY = 384
@@ -55,6 +56,7 @@ class Row:
         multimodal: the text model sits inside an image-and-text model.
         rename: saved tensor name -> name in the checkpoint.
         by_length: rotations depend on the sequence's length: outputs of a prefix are its own.
+        stale_keys: the file holds k and v of layers that read those of others.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Row:
     multimodal: bool = False
     rename: Keys = str
     by_length: bool = False
+    stale_keys: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -89,7 +92,7 @@ def write(row: Row, directory: Path) -> Written:
     saved = directory / row.name / Spelling.V5.value
     weights = {name: value.to(row.dtype) for name, value in model.state_dict().items()}
     model.save_pretrained(saved, state_dict=weights)
-    _rename(saved / "model.safetensors", row.rename)
+    _rename(saved / "model.safetensors", row)
     tokenizer().save(str(saved / "tokenizer.json"))
     hub = directory / row.name / Spelling.HUB.value
     shutil.copytree(saved, hub)
@@ -120,8 +123,12 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
     result["torch_dtype"] = result.pop("dtype")
     text = result.get("text_config", result)
     text.pop("_sliding_window_pattern", None)
+    if "per_layer_config" in text:
+        gemma4.hub_spelling(text)
     if not row.listed:
         text.pop("layer_types", None)
+    if text["model_type"].startswith("gemma4"):  # younger than the key rope_parameters
+        return result
     rope = text.pop("rope_parameters")
     if "sliding_attention" in rope:
         text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
@@ -136,8 +143,8 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
 def _model(row: Row) -> Model:
     config = AutoConfig.for_model(**row.config)
     config._attn_implementation = "eager"
-    kind = Gemma3ForConditionalGeneration if row.multimodal else AutoModelForCausalLM
-    make = kind._from_config if row.multimodal else kind.from_config
+    kind = AutoModelForImageTextToText if row.multimodal else AutoModelForCausalLM
+    make = kind.from_config
     model: Model = make(config, dtype=torch.float32, attn_implementation="eager")
     random = torch.Generator().manual_seed(zlib.crc32(row.name.encode()))
     with torch.no_grad():
@@ -149,12 +156,22 @@ def _model(row: Row) -> Model:
                 values = 0.15 * noise
             else:
                 values = 0.12 * noise
+            if gemma4.SIDECAR.search(name):  # exact in a vindex of every dtype
+                values = (values * (3 if "embed" in name else 1)).half().float()
             parameter.copy_(values.to(row.dtype))
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                scalar = 0.6 + 0.7 * torch.rand(buffer.shape, generator=random)
+                buffer.copy_(scalar.to(row.dtype))
     return model.eval()
 
 
-def _rename(path: Path, rename: Keys) -> None:
-    tensors = {rename(name): tensor for name, tensor in load_file(path).items()}
+def _rename(path: Path, row: Row) -> None:
+    tensors = {row.rename(name): tensor for name, tensor in load_file(path).items()}
+    if row.stale_keys:
+        added = gemma4.stale_keys(tensors, torch.Generator().manual_seed(7))
+        assert added, "no layer reads the keys of another"
+        tensors |= added
     save_file(tensors, path, metadata={"format": "pt"})
 
 
@@ -221,6 +238,10 @@ def _gemma3_multimodal() -> Config:
     }
 
 
+def _gemma4(pattern: str, **changes: Any) -> Config:
+    return {**_COMMON, **gemma4.config(pattern, **changes)}
+
+
 def _inner_prefix(name: str) -> str:
     """Names as transformers 5 has them in memory: everything below ``model.``."""
     for theirs, ours in (
@@ -285,5 +306,60 @@ ROWS = (
         offset_norms=True,
         multimodal=True,
         rename=_inner_prefix,
+    ),
+    Row(
+        "gemma4-keys-are-values",
+        _gemma4("SSFSSF", attention_k_eq_v=True, num_global_key_value_heads=1),
+        listed=True,
+    ),
+    Row(
+        "gemma4-e2b",
+        _gemma4(
+            "SSFSFSSFSF",
+            hidden_size_per_layer_input=8,
+            num_key_value_heads=1,
+            num_kv_shared_layers=5,
+            use_double_wide_mlp=True,
+        ),
+        listed=True,
+    ),
+    Row(
+        "gemma4-e4b-multimodal",
+        gemma4.multimodal(
+            _gemma4("SSFSSSFSF", hidden_size_per_layer_input=12, num_kv_shared_layers=4)
+        ),
+        listed=True,
+        multimodal=True,
+        stale_keys=True,
+    ),
+    Row("gemma4-per-layer", _gemma4("SSSSSF", hidden_size_per_layer_input=8)),
+    Row(
+        "gemma4-unified",
+        _gemma4(
+            "SSFSSF",
+            model_type="gemma4_unified_text",
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+        ),
+        listed=True,
+    ),
+    Row(
+        "gemma4-all-at-once",
+        _gemma4(
+            "SFSSFSSF",
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            hidden_size_per_layer_input=8,
+            num_kv_shared_layers=3,
+            use_double_wide_mlp=True,
+        ),
+        listed=True,
+        stale_keys=True,
+    ),
+    Row(
+        "gemma4-bf16",
+        _gemma4("SSFSSF", hidden_size_per_layer_input=8, num_kv_shared_layers=2),
+        listed=True,
+        dtype=torch.bfloat16,
     ),
 )

@@ -60,5 +60,5 @@ class Reference:
         return [
             module
             for name, module in self._model.named_modules()
-            if _LAYER.search(name) and "vision" not in name
+            if _LAYER.search(name) and "vision" not in name and "audio" not in name
         ]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lql.inference.decoder import Decoder
 from lql.inference.sequence import Sequence as TokenSequence
 from tests.parity.checkpoints import PROMPT_TOKENS, ROWS, WINDOW, Row, Spelling
+from tests.parity.gemma4 import SIDECAR
 from tests.parity.laboratory import (
     EXACT_FORMS,
     Form,
@@ -128,13 +129,19 @@ def test_rounded_vindexes(row: Row, dtype: StorageDtype, laboratory: Laboratory)
 
 
 def rounded_reference(model: PreTrainedModel, dtype: StorageDtype) -> Reference:
-    """The model with the weights that a vindex of this dtype holds: only biases stay exact."""
+    """The model with the weights that a vindex of this dtype holds.
+
+    Biases stay exact, and the per-layer embeddings are f16 in all.
+    """
     target = {StorageDtype.F16: torch.float16, StorageDtype.BF16: torch.bfloat16}[dtype]
     model = copy.deepcopy(model)
+    scalars = (each for each in model.named_buffers() if each[0].endswith("layer_scalar"))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.endswith("bias"):
-                parameter.copy_(parameter.to(target))
+        for name, values in (*model.named_parameters(), *scalars):
+            if SIDECAR.search(name):
+                values.copy_(values.half())
+            elif not name.endswith("bias"):
+                values.copy_(values.to(target))
     return Reference(model)
 
 

@@ -133,9 +133,7 @@ def test_only_dynamic_rope_turns_old_keys_differently(
     assert Rope(spec).changes_between(before, after) is changes
 
 
-@pytest.mark.parametrize(
-    "scaling", [RopeScaling.YARN, RopeScaling.LONGROPE, RopeScaling.PROPORTIONAL]
-)
+@pytest.mark.parametrize("scaling", [RopeScaling.YARN, RopeScaling.LONGROPE])
 def test_a_rule_that_is_not_implemented_is_refused_when_loading(scaling: RopeScaling) -> None:
     with pytest.raises(Unsupported, match=scaling.value):
         Rope(replace(PLAIN, scaling=scaling, factor=2.0))

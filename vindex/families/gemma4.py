@@ -18,7 +18,6 @@ from vindex.families import _larql_index
 from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt, decoder_tensors
 from vindex.families._config import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, ConfigReader, show
 from vindex.families._geometry import Defaults, Geometry, read_geometry
-from vindex.families._rope import read_rope
 from vindex.index import VindexIndex
 from vindex.spec import (
     Activation,
@@ -147,7 +146,7 @@ def _layers(
             kv_heads=kv_heads,
             head_size=head_size,
             scale=1.0,
-            rope=_rope(config, kind, head_size, geometry.max_positions),
+            rope=_rope(config, kind, head_size),
             window=None if full else window,
             qk_norm=norm,
             v_norm=None if sharing else norm,
@@ -258,37 +257,36 @@ def _check_heads(config: ConfigReader, heads: int, head_size: int, kv_heads: int
         )
 
 
-def _rope(config: ConfigReader, kind: AttentionKind, head_size: int, positions: int) -> RopeSpec:
+def _rope(config: ConfigReader, kind: AttentionKind, head_size: int) -> RopeSpec:
     """The rope of a layer: proportional by default on full layers, plain on sliding ones."""
-    parameters = config.section("rope_parameters")
     full = kind is AttentionKind.FULL
-    own = None if parameters is None else parameters.section(kind.value)
-    if parameters is not None and own is None:
-        config.contradiction(
-            f"rope_parameters has no {kind.value}", "the rope of every kind of attention"
-        )
-    if own is None:
-        own = ConfigReader({"rope_type": "proportional" if full else "default"}, config.where)
-        partial = _PARTIAL
-    else:
-        partial = 1.0
-    theta = _THETA if full else _LOCAL_THETA
-    if own.text("rope_type") != RopeScaling.PROPORTIONAL.value:
-        return read_rope(
-            config,
-            kind,
-            head_size=head_size,
-            max_positions=positions,
-            default_theta=theta,
-        )
-    share = own.number("partial_rotary_factor", partial, high=1.0)
-    return RopeSpec(
-        theta=own.number("rope_theta", theta),
-        rotary_size=head_size,
-        scaling=RopeScaling.PROPORTIONAL,
-        factor=own.number("factor", 1.0, high=1e6),
-        turning_pairs=int(share * head_size // 2),
-    )
+    theta, rule = (_THETA, RopeScaling.PROPORTIONAL) if full else (_LOCAL_THETA, RopeScaling.NONE)
+    own = ConfigReader({"rope_type": rule.value, "partial_rotary_factor": _PARTIAL}, config.where)
+    parameters = config.section("rope_parameters")
+    if parameters is not None:
+        section = parameters.section(kind.value)
+        if section is None:
+            config.contradiction(
+                f"rope_parameters has no {kind.value}", "the rope of every kind of attention"
+            )
+        own = section
+    plain = RopeSpec(own.number("rope_theta", theta), rotary_size=head_size)
+    match own.text("rope_type", RopeScaling.NONE.value):
+        case RopeScaling.NONE.value:
+            return plain  # transformers looks at no other key of the plain rule
+        case RopeScaling.PROPORTIONAL.value:
+            share = own.number("partial_rotary_factor", 1.0, high=1.0)
+            return replace(
+                plain,
+                scaling=RopeScaling.PROPORTIONAL,
+                factor=own.number("factor", 1.0, high=1e6),
+                turning_pairs=int(share * head_size // 2),
+            )
+        case other:
+            raise Unsupported(
+                f"{own.where}: rope_type is {show(other)}, which is not supported for Gemma 4",
+                hint="supported: default, proportional",
+            )
 
 
 def stale_keys(spec: ModelSpec) -> tuple[DropRule, ...]:
