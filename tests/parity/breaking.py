@@ -199,7 +199,7 @@ def _global_rope(spec: ModelSpec, **only: bool) -> ModelSpec:
             return rope
         if only.get("theta"):
             return dataclasses.replace(rope, theta=shared[0].theta)
-        return dataclasses.replace(shared[0], theta=rope.theta)
+        return dataclasses.replace(shared[0], theta=rope.theta, rotary_size=rope.rotary_size)
 
     return _each_rope(change)(spec)
 
@@ -207,8 +207,8 @@ def _global_rope(spec: ModelSpec, **only: bool) -> ModelSpec:
 def _swapped_kinds(spec: ModelSpec) -> ModelSpec:
     """Full layers slide and sliding layers are full."""
     kinds = {each.attention.kind: each.attention for each in spec.layers}
-    if len(kinds) < 2:
-        return spec
+    if len(kinds) < 2 or len({each.head_size for each in kinds.values()}) > 1:
+        return spec  # heads of two sizes could not be swapped unnoticed
     other = {
         AttentionKind.FULL: kinds[AttentionKind.SLIDING],
         AttentionKind.SLIDING: kinds[AttentionKind.FULL],
@@ -216,9 +216,67 @@ def _swapped_kinds(spec: ModelSpec) -> ModelSpec:
     return _each_attention(lambda attention: other[attention.kind])(spec)
 
 
+def _first_source(spec: ModelSpec) -> ModelSpec:
+    """Sharing layers read the first layer of their kind that has keys instead of the last."""
+    first = {each.attention.kind: each.index for each in reversed(spec.layers)}
+    return _each_attention(
+        lambda each: (
+            each
+            if each.kv_source is None
+            else dataclasses.replace(each, kv_source=first[each.kind])
+        )
+    )(spec)
+
+
+def _prefix_rope(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    """Proportional rope as if the lanes that turn were a small head of their own."""
+    if rope.turning_pairs is None:
+        return rope
+    return RopeSpec(rope.theta, rotary_size=2 * rope.turning_pairs)
+
+
+def _all_pairs_turn(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return rope if rope.turning_pairs is None else RopeSpec(rope.theta, rope.rotary_size)
+
+
+def _value_norms(change: Callable[[NormSpec], NormSpec | None]) -> SpecChange:
+    return _each_attention(
+        lambda each: dataclasses.replace(
+            each, v_norm=None if each.v_norm is None else change(each.v_norm)
+        )
+    )
+
+
+def _ple_norm(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
+    def changed(spec: ModelSpec) -> ModelSpec:
+        if spec.ple is None:
+            return spec
+        return dataclasses.replace(
+            spec, ple=dataclasses.replace(spec.ple, norm=change(spec.ple.norm))
+        )
+
+    return changed
+
+
+def _no_ple(spec: ModelSpec) -> ModelSpec:
+    return dataclasses.replace(spec, ple=None)
+
+
+def _unscaled_table(source: ModelSource, stored: StoredTensor) -> Floats:
+    assert source.spec.ple is not None
+    return stored.float32() / np.float32(source.spec.ple.size**0.5)
+
+
+def _layer_parts_reversed(source: ModelSource, stored: StoredTensor) -> Floats:
+    """Every layer gets the part of another one."""
+    parts = stored.float32().reshape(stored.shape[0], source.spec.num_layers, -1)
+    return parts[:, ::-1].reshape(stored.shape)
+
+
 def _grouped_otherwise(source: ModelSource, stored: StoredTensor) -> Floats:
     """Rows of q as if head j read key head j % K instead of j // G."""
-    attention = source.spec.layers[0].attention
+    layer = int(stored.key.split(".")[1])
+    attention = source.spec.layers[layer].attention
     heads = stored.float32().reshape(attention.kv_heads, -1, attention.head_size, stored.shape[1])
     return heads.swapaxes(0, 1).reshape(stored.shape)
 
@@ -231,6 +289,9 @@ _IDENTITIES = (
     Role.FINAL_NORM,
     Role.Q_NORM,
     Role.K_NORM,
+    Role.LAYER_SCALAR,
+    Role.PLE_PROJECTION_NORM,
+    Role.PLE_NORM,
 )
 _SPECIAL = (Role.EMBED, Role.HEAD)
 
@@ -264,6 +325,18 @@ MISTAKES = (
     Mistake("rope theta doubled", _each_rope(_own_theta)),
     Mistake("sliding layers: global theta", lambda spec: _global_rope(spec, theta=True)),
     Mistake("sliding layers: global scaling", _global_rope),
+    Mistake("proportional rope as a small head", _each_rope(_prefix_rope)),
+    Mistake("proportional rope turns all pairs", _each_rope(_all_pairs_turn)),
+    Mistake("v-norm left out", _attention(v_norm=None)),
+    Mistake("v-norm eps 1e-6", _value_norms(_small_eps)),
+    Mistake("keys of the first layer of the kind", _first_source),
+    Mistake("layers not scaled", _each_layer(lambda each: dataclasses.replace(each, scaled=False))),
+    Mistake("per-layer embeddings left out", _no_ple),
+    Mistake("per-layer norm eps 1e-6", _ple_norm(_small_eps)),
+    Mistake("per-layer norm w and 1 + w swapped", _ple_norm(_other_offset)),
+    Mistake("per-layer table unscaled", tensors={Role.PLE_TABLE: _unscaled_table}),
+    Mistake("per-layer table: other rows", tensors={Role.PLE_TABLE: _mirrored}),
+    Mistake("per-layer table: other layers", tensors={Role.PLE_TABLE: _layer_parts_reversed}),
     Mistake("embed scale 1", lambda spec: dataclasses.replace(spec, embed_scale=1.0)),
     Mistake("no final softcap", lambda spec: dataclasses.replace(spec, logit_softcap=None)),
     Mistake("an attention softcap", _attention(softcap=0.8)),

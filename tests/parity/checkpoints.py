@@ -57,6 +57,8 @@ class Row:
         rename: saved tensor name -> name in the checkpoint.
         by_length: rotations depend on the sequence's length: outputs of a prefix are its own.
         stale_keys: the file holds k and v of layers that read those of others.
+        head_norms: factor on the weights of q and k norms. Where the scale of attention is 1, a
+            factor of 1 would let each query see a single key.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Row:
     rename: Keys = str
     by_length: bool = False
     stale_keys: bool = False
+    head_norms: float = 1.0
 
     def __str__(self) -> str:
         return self.name
@@ -152,6 +155,8 @@ def _model(row: Row) -> Model:
             noise = torch.randn(parameter.shape, generator=random)
             if "norm" in name:
                 values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
+                if "q_norm" in name or "k_norm" in name:
+                    values *= row.head_norms
             elif name.endswith("bias"):
                 values = 0.15 * noise
             else:
@@ -311,6 +316,7 @@ ROWS = (
         "gemma4-keys-are-values",
         _gemma4("SSFSSF", attention_k_eq_v=True, num_global_key_value_heads=1),
         listed=True,
+        head_norms=0.5,
     ),
     Row(
         "gemma4-e2b",
@@ -322,6 +328,7 @@ ROWS = (
             use_double_wide_mlp=True,
         ),
         listed=True,
+        head_norms=0.5,
     ),
     Row(
         "gemma4-e4b-multimodal",
@@ -329,10 +336,11 @@ ROWS = (
             _gemma4("SSFSSSFSF", hidden_size_per_layer_input=12, num_kv_shared_layers=4)
         ),
         listed=True,
+        head_norms=0.5,
         multimodal=True,
         stale_keys=True,
     ),
-    Row("gemma4-per-layer", _gemma4("SSSSSF", hidden_size_per_layer_input=8)),
+    Row("gemma4-per-layer", _gemma4("SSSSSF", hidden_size_per_layer_input=8), head_norms=0.5),
     Row(
         "gemma4-unified",
         _gemma4(
@@ -342,6 +350,7 @@ ROWS = (
             num_global_key_value_heads=1,
         ),
         listed=True,
+        head_norms=0.5,
     ),
     Row(
         "gemma4-all-at-once",
@@ -354,12 +363,14 @@ ROWS = (
             use_double_wide_mlp=True,
         ),
         listed=True,
+        head_norms=0.5,
         stale_keys=True,
     ),
     Row(
         "gemma4-bf16",
         _gemma4("SSFSSF", hidden_size_per_layer_input=8, num_kv_shared_layers=2),
         listed=True,
+        head_norms=0.5,
         dtype=torch.bfloat16,
     ),
 )
