@@ -235,10 +235,6 @@ def _prefix_rope(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rotary_size=2 * rope.turning_pairs)
 
 
-def _all_pairs_turn(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
-    return rope if rope.turning_pairs is None else RopeSpec(rope.theta, rope.rotary_size)
-
-
 def _value_norms(change: Callable[[NormSpec], NormSpec | None]) -> SpecChange:
     return _each_attention(
         lambda each: dataclasses.replace(
@@ -265,6 +261,14 @@ def _no_ple(spec: ModelSpec) -> ModelSpec:
 def _unscaled_table(source: ModelSource, stored: StoredTensor) -> Floats:
     assert source.spec.ple is not None
     return stored.float32() / np.float32(source.spec.ple.size**0.5)
+
+
+def _unscaled_projection(source: ModelSource, stored: StoredTensor) -> Floats:
+    return stored.float32() * np.float32(source.spec.hidden_size**0.5)
+
+
+def _times_sqrt2(_source: ModelSource, stored: StoredTensor) -> Floats:
+    return stored.float32() * np.float32(2**0.5)
 
 
 def _layer_parts_reversed(source: ModelSource, stored: StoredTensor) -> Floats:
@@ -326,7 +330,6 @@ MISTAKES = (
     Mistake("sliding layers: global theta", lambda spec: _global_rope(spec, theta=True)),
     Mistake("sliding layers: global scaling", _global_rope),
     Mistake("proportional rope as a small head", _each_rope(_prefix_rope)),
-    Mistake("proportional rope turns all pairs", _each_rope(_all_pairs_turn)),
     Mistake("v-norm left out", _attention(v_norm=None)),
     Mistake("v-norm eps 1e-6", _value_norms(_small_eps)),
     Mistake("keys of the first layer of the kind", _first_source),
@@ -335,6 +338,11 @@ MISTAKES = (
     Mistake("per-layer norm eps 1e-6", _ple_norm(_small_eps)),
     Mistake("per-layer norm w and 1 + w swapped", _ple_norm(_other_offset)),
     Mistake("per-layer table unscaled", tensors={Role.PLE_TABLE: _unscaled_table}),
+    Mistake("per-layer projection unscaled", tensors={Role.PLE_PROJECTION: _unscaled_projection}),
+    Mistake(
+        "per-layer sum unscaled",
+        tensors={Role.PLE_TABLE: _times_sqrt2, Role.PLE_PROJECTION_NORM: _times_sqrt2},
+    ),
     Mistake("per-layer table: other rows", tensors={Role.PLE_TABLE: _mirrored}),
     Mistake("per-layer table: other layers", tensors={Role.PLE_TABLE: _layer_parts_reversed}),
     Mistake("embed scale 1", lambda spec: dataclasses.replace(spec, embed_scale=1.0)),

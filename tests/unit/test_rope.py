@@ -27,6 +27,8 @@ LLAMA3 = replace(
     original_max_positions=64,
 )
 
+PROPORTIONAL = replace(PLAIN, scaling=RopeScaling.PROPORTIONAL, factor=2.0, turning_pairs=2)
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -39,6 +41,8 @@ def by_definition(spec: RopeSpec, length: int) -> Floats:
     base = theta ** (-np.arange(0, size, 2) / size)
     if spec.scaling is RopeScaling.LINEAR:
         return base / 4.0
+    if spec.scaling is RopeScaling.PROPORTIONAL:
+        return np.array([*(base[:2] / 2.0), *[0.0] * (size // 2 - 2)])
     if spec.scaling is not RopeScaling.LLAMA3:
         return base
     # The three bands as the Llama 3 release states them, not the clamped blend.
@@ -55,7 +59,9 @@ def by_definition(spec: RopeSpec, length: int) -> Floats:
     return np.array(result)
 
 
-@pytest.mark.parametrize("spec", [PLAIN, LINEAR, LLAMA3, DYNAMIC], ids=lambda s: s.scaling.value)
+@pytest.mark.parametrize(
+    "spec", [PLAIN, LINEAR, LLAMA3, DYNAMIC, PROPORTIONAL], ids=lambda s: s.scaling.value
+)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 20), (19, 20), (0, 33), (40, 47)])
 def test_rotations_follow_the_definition(spec: RopeSpec, start: int, stop: int) -> None:
     angles = np.outer(np.arange(start, stop), by_definition(spec, stop))
