@@ -29,7 +29,7 @@ from vindex.commit import Stage, refuse_existing, write_error, write_file
 from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, down_meta_bytes, make_records
 from vindex.dtypes import convert, to_float32
-from vindex.errors import CheckpointError, Unsupported, VindexError
+from vindex.errors import CheckpointError, TargetExists, Unsupported, VindexError
 from vindex.families import spec_from_config
 from vindex.files import MappedFile
 from vindex.index import LayerInfo, dump_index
@@ -136,7 +136,7 @@ def extract(
         progress: told about phases; its ``check`` may raise to cancel.
 
     Raises:
-        TargetExists: ``out`` exists and ``overwrite`` is false.
+        TargetExists: ``out`` exists and ``overwrite`` is false, or it is not a vindex.
         LedgerRefusal: the checkpoint's tensors do not account for the model.
         Unsupported: the model, or block quantisation.
         CheckpointError: no tokenizer.
@@ -147,6 +147,7 @@ def extract(
     if quant is not Quant.NONE:
         raise Unsupported("quantised vindexes come with a later version", hint="leave out QUANT")
     refuse_existing(out, overwrite=overwrite)
+    _refuse_foreign(out)
     clock = Clock()
     with clock.measure("other"):
         spec = spec_from_config(checkpoint.config)
@@ -389,6 +390,23 @@ def _side_files(checkpoint: Checkpoint) -> dict[str, bytes]:
                 hint="save the tokenizer in its fast form with transformers' save_pretrained",
             )
     return {name: found[name] for name in files.CARRIED if name in found}
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse to overwrite a directory that is neither empty nor a vindex, whole or damaged.
+
+    Raises:
+        TargetExists: somebody else's directory: overwriting would delete what it holds.
+    """
+    if not out.is_dir():
+        return
+    names = {path.name for path in out.iterdir()}
+    if names and not (files.INDEX in names and names & {files.GATE, files.EMBEDDINGS, files.SEAL}):
+        raise TargetExists(
+            f"{out} is not a vindex, so OVERWRITE does not replace it",
+            hint="choose another path, or remove the directory yourself",
+            path=out,
+        )
 
 
 @contextmanager
