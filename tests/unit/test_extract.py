@@ -562,7 +562,9 @@ def test_a_result_that_does_not_open_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer's own mistakes are caught by the reader before anybody sees them."""
-    monkeypatch.setattr("vindex.extract.dump_manifest", lambda entries: dump_manifest(entries[1:]))
+    monkeypatch.setattr(
+        "vindex.extraction.dump_manifest", lambda entries: dump_manifest(entries[1:])
+    )
     assert_refused(
         CHECKPOINTS / "llama_h96",
         tmp_path,
