@@ -12,7 +12,10 @@ from lql.results.browse import DescribeResult, WalkResult
 
 @lay_out.register
 def _(result: WalkResult) -> Sequence[Block]:
-    return (Line(f"query: the embedding of {visible(result.token)}"), rows_of(result))
+    return (
+        Line(f'query: the embedding of "{visible(result.token)}" (token {result.token_id})'),
+        rows_of(result),
+    )
 
 
 @lay_out.register

@@ -202,11 +202,11 @@ class Repl:
     def _interrupted_early(self) -> bool:
         """Whether Ctrl-C was pressed after Enter, before the terminal made it a signal again.
 
-        Keys that come while the prompt closes are kept for the next one, where Ctrl-C would not
-        stop what Enter has begun.
+        Keys that come while the prompt closes wait for the next one, where Ctrl-C would not stop
+        what Enter has begun. Some are read already, some still wait in the terminal.
         """
         terminal = self._prompt.input
-        pressed = get_typeahead(terminal)
+        pressed = get_typeahead(terminal) + terminal.read_keys()
         interrupts = [place for place, key in enumerate(pressed) if key.key is Keys.ControlC]
         after = interrupts[-1] + 1 if interrupts else 0
         store_typeahead(terminal, pressed[after:])

@@ -35,12 +35,13 @@ class WalkResult(Result):
 
     Attributes:
         prompt: as typed.
-        token: the token whose embedding was the query.
+        token, token_id: the token whose embedding was the query; its text is trimmed.
         features: by layer, then by the size of the gate.
     """
 
     prompt: str
     token: str
+    token_id: int
     features: tuple[FeatureRow, ...]
 
     @property

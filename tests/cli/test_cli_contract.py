@@ -254,14 +254,24 @@ def test_output_goes_to_a_file(lql: Lql, tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
-def test_a_reader_that_leaves_is_no_error(lql: Lql) -> None:
-    words = ["-e", "SHOW FEATURES 1; " * 40, "--format", "json"]
+@pytest.mark.parametrize("statements", [1, 40])
+def test_a_reader_that_leaves_is_no_error(lql: Lql, statements: int) -> None:
+    words = ["-e", "SHOW FEATURES 1; " * statements, "--format", "json"]
     process = lql.start("tiny.vindex", *words)
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.read(10)
     process.stdout.close()
     assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["--info"]])
+def test_nobody_reads_the_help(lql: Lql, words: list[str]) -> None:
+    process = lql.start(*words)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.wait(timeout=60)
     assert process.stderr.read() == ""
 
 

@@ -24,7 +24,7 @@ from vindex.kinds import StorageDtype
 from vindex.source import ModelSource
 from vindex.store import open_vindex
 
-_THREADS = torch.get_num_threads()
+ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ class Laboratory:
 
 def loaded(source: ModelSource) -> LoadedModel:
     """A model ready to run."""
-    with threads(_THREADS):
+    with threads(ALL_THREADS):
         return load(source)
 
 
 def decoder(source: ModelSource) -> Decoder:
     """The decoder alone, for what ``LoadedModel`` does not offer."""
-    with threads(_THREADS):
+    with threads(ALL_THREADS):
         return Decoder(source.spec, load_weights(source, ComputeDtype.AUTO, None))
 
 
@@ -111,8 +111,8 @@ def decoder(source: ModelSource) -> Decoder:
 def threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads.
 
-    Tiny products are fastest with one, most of all on a busy machine. Loading has threads of its
-    own, which this does not reach: with one here they wait for each other.
+    Small products are fastest with one, and on a busy machine all are, by far. Loading has threads
+    of its own, which this does not reach: with one here they wait for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -86,6 +86,19 @@ def test_ctrl_c_clears_what_is_typed_and_up_brings_it_back(shell: Terminal) -> N
     shell.wait_for("> SHOW LAY")
 
 
+def test_ctrl_c_stops_a_statement_that_enter_has_only_just_begun(shell: Terminal) -> None:
+    shell.run('INFER "a" TOP 1;')  # load the backend
+    for delay_s in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
+        shell.run("\\clear")
+        shell.paste("\n".join(f'EXPLAIN INFER "{number}";' for number in range(200)))
+        shell.wait_for('"199"')
+        shell.type("\r")
+        time.sleep(delay_s)
+        shell.type(CTRL_C)
+        shell.wait_for("cancelled")
+        shell.wait_for_prompt()
+
+
 def test_ctrl_c_stops_a_running_script(shell: Terminal) -> None:
     shell.paste("\n".join(f'EXPLAIN INFER "word {number}" TOP 1;' for number in range(2000)))
     shell.wait_for('"word 1999"')

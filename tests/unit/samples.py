@@ -49,7 +49,7 @@ COMPARISON = InferComparison(
     dense_s=0.021,
     walk_s=0.25,
 )
-WALK = WalkResult(prompt="The capital of", token=" of", features=FEATURES)
+WALK = WalkResult(prompt="The capital of", token=" of", token_id=282, features=FEATURES)
 DESCRIBE = DescribeResult(
     entity="France",
     edges=(
@@ -127,7 +127,7 @@ EVERY: tuple[Result, ...] = (
     INFER,
     COMPARISON,
     WALK,
-    ExplainWalkResult(prompt="of", token=" of", features=FEATURES),
+    ExplainWalkResult(prompt="of", token=" of", token_id=282, features=FEATURES),
     DESCRIBE,
     DescribeResult(entity="France", edges=DESCRIBE.edges, detailed=True),
     DescribeResult(entity="xyz", edges=(), detailed=False),
