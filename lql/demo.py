@@ -48,7 +48,7 @@ def run_demo(words: Sequence[str], reporter: Reporter) -> int:
     Raises:
         LqlError: the words are wrong, or the model cannot be fetched.
     """
-    common = common_of(Parser("demo", _DEMO).words(words))
+    common = common_of(Parser("demo", "[options]", _DEMO).words(words))
     terminal = configure(common, reporter)
     options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
     progress = terminal.progress()
