@@ -23,7 +23,6 @@ rows that every text needs (the bytes of byte fallback, the unknown token).
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -254,7 +253,9 @@ def agrees(quick: QuickTokenizer, whole: Tokenizer, texts: Sequence[str]) -> boo
         whole: the tokenizer itself.
         texts: the text of every token.
     """
-    rng = random.Random(0)
+    from random import Random  # only extracts come here
+
+    rng = Random(0)
     drawn = ["".join(rng.choices(texts, k=rng.randrange(1, 8))) for _ in range(_SAMPLES)]
     for text in (*_PEOPLE_WRITE, *drawn):
         for special in (False, True):

@@ -23,7 +23,7 @@ from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
 from lql.inference.norms import Norm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
-from lql.inference.rows import torch_view
+from lql.inference.rows import is_mapped, torch_view
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec
@@ -142,9 +142,13 @@ class Decoder:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of the prepared matrices, maps not counted."""
+        """Memory of the prepared matrices and of embeddings that are not mapped."""
         matrices = (*self._matrices, self._weights.head)
-        return sum(matrix.resident_bytes for matrix in matrices)
+        tables = [self._weights.embed.array]
+        if self._weights.per_layer is not None:
+            tables.append(self._weights.per_layer.table.array)
+        held = sum(table.nbytes for table in tables if not is_mapped(table))
+        return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
     def kernels(self) -> dict[str, int]:

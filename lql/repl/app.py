@@ -33,6 +33,7 @@ from lql.repl.completer import LqlCompleter
 from lql.repl.highlighter import LqlLexer
 from lql.repl.history import PrivateHistory, history_path
 from lql.repl.keys import KEYS, LEAVING_HINT, bindings
+from lql.repl.progress import DetachableProgress
 from lql.repl.runner import Runner
 from lql.repl.shell import Shell
 from lql.repl.tty import unechoed
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 _INPUT_NAME = "<input>"
 _MENU_ROWS = 6
-_LEAVING_S = 2.0
+_PATIENCE_S = 0.3
+_LEAVING_S = 10.0
 _REFRESH_S = 0.5
 
 _COLORS = {
@@ -166,8 +168,9 @@ class Repl:
                     case CommandLine(call=call):
                         if dispatch(call, self._shell) is Outcome.LEAVE:
                             return Outcome.LEAVE
-                    case Statements(text=statements):
-                        self._run(statements)
+                    case Statements(text=statements, start=start):
+                        lines_before = text.count("\n", 0, start)  # messages count them too
+                        self._run("\n" * lines_before + statements)
                     case _:
                         assert_never(part)
             except LqlError as error:
@@ -183,10 +186,13 @@ class Repl:
     def end(self) -> bool:
         """End the worker; return whether no statement runs any more."""
         self._runner.close()
-        if self._runner.wait(_LEAVING_S):
+        if self._runner.wait(_PATIENCE_S):
             return True
-        self._shell.say(f"{self._runner.busy_with} did not stop; left behind")
-        return False
+        self._shell.say(f"waiting for {self._runner.busy_with} to end; Ctrl-C leaves at once")
+        try:
+            return self._runner.wait(_LEAVING_S)
+        except KeyboardInterrupt:
+            return False
 
     def _run(self, text: str) -> None:
         script = self._session.prepare(text, name=_INPUT_NAME, words=self._parameters)
@@ -271,48 +277,3 @@ def _typing_on_terminal(reporter: Reporter) -> AbstractContextManager[object]:
 def _continuation(width: int, line_number: int, wrap_count: int) -> StyleAndTextTuples:
     text = " " * width if wrap_count else toolbar.continuation(width)
     return [("class:prompt-continuation", text)]
-
-
-class DetachableProgress:
-    """Progress of the statement that the user waits for: a detached one draws nothing.
-
-    Args:
-        bar: draws, if there is a terminal to draw on.
-    """
-
-    def __init__(self, bar: ProgressBar | None) -> None:
-        self._bar = bar
-        self._attached = False
-        self._lock = threading.Lock()
-
-    def attach(self) -> None:
-        """Show what follows."""
-        self._attached = True
-
-    def clear(self) -> None:
-        """Erase what is shown."""
-        with self._lock:
-            if self._bar is not None:
-                self._bar.clear()
-
-    def detach(self) -> None:
-        """Erase what is shown, and show nothing more until the next statement begins."""
-        with self._lock:
-            self._attached = False
-            if self._bar is not None:
-                self._bar.clear()
-
-    def phase(self, name: str, total: int, unit: str = "B") -> None:
-        """Begin a phase."""
-        with self._lock:
-            if self._bar is not None and self._attached:
-                self._bar.phase(name, total, unit)
-
-    def advance(self, amount: int) -> None:
-        """Count ``amount`` more units."""
-        with self._lock:
-            if self._bar is not None and self._attached:
-                self._bar.advance(amount)
-
-    def check(self) -> None:
-        """Never cancels; the session does."""

@@ -52,6 +52,8 @@ SCRIPT = 'USE "tiny.vindex"; WALK "x" TOP 1; SHOW LAYERS 0-1;'
         (["-e", "STATS", "-o", "no/such/dir"], 2, "cannot write"),
         (["extract", "chat_model"], 2, "-o"),
         (["run", "tiny.vindex", "x", "--max-tokens", "0"], 2, "at least 1"),
+        (["run", "tiny.vindex", "x", "--chat", "--raw"], 2, "exclude each other"),
+        (["run", "tiny.vindex", "x", "--format", "json"], 2, "unknown option --format"),
         (["-u", "missing.vindex", "-e", "STATS;"], 3, "LQL0601"),
         (["-e", 'USE "tiny.vindx";'], 3, 'did you mean "tiny.vindex"'),
         (["verify", "missing.vindex"], 3, "LQL0601"),
@@ -340,7 +342,7 @@ def test_help_and_version(lql: Lql) -> None:
     for words in (["--help"], ["extract", "-h"], ["run", "-h"], ["verify", "-h"], ["demo", "-h"]):
         done = lql(*words)
         assert done.returncode == 0
-        assert "--format" in done.stdout
+        assert "--errors" in done.stdout
 
 
 def test_info_is_a_result_like_any_other(lql: Lql) -> None:

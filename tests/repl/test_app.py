@@ -50,6 +50,13 @@ def test_enter_goes_on_where_a_statement_is_unfinished(typing: Typing) -> None:
     assert saved() == ["SHOW\nLAYERS\n1-1;"]
 
 
+def test_a_message_counts_every_line_of_a_paste(typing: Typing) -> None:
+    typing(paste("\\timing off\nSTATS;\n\\timing on\n\nSHOW LAYERS 99;") + "\r")
+
+    assert "<input>:5:13" in typing.err.getvalue()
+    assert "5 | SHOW LAYERS 99;" in typing.err.getvalue()
+
+
 def test_ctrl_c_clears_what_is_typed(typing: Typing) -> None:
     out = typing(f"SHOW LAYERS;{CTRL_C}SHOW LAYERS 1-1;\r")
 

@@ -133,6 +133,16 @@ def test_ctrl_c_stops_a_long_statement_between_its_steps(
     assert list(terminal.directory.iterdir()) == []
 
 
+def test_leaving_right_after_a_cancelled_statement(shell: Terminal) -> None:
+    shell.type('INFER "a" TOP 1;\r')  # loading the backend cannot be stopped at once
+    shell.settle(0.3)
+    shell.type(CTRL_C)
+    shell.wait_for_prompt()
+    shell.type(CTRL_D)
+
+    assert shell.exit_code() == 0
+
+
 def test_an_unfinished_statement_goes_on_in_the_next_line(shell: Terminal) -> None:
     shell.type("SHOW\r")
     shell.wait(lambda: shell.screen.line.endswith("...>"))

@@ -33,6 +33,7 @@ COMPLETE = [
     "llama_h96.attention",
     "llama_h96.all",
     "gemma3_h96.f16",
+    "gemma4_h96.f16",
     "llama3_h96.f16",
 ]
 COMPILED = ["llama_h96.compiled_knn", "llama_h96.compiled_compose"]
@@ -157,7 +158,7 @@ def test_features_give_larqls_tokens_and_scores() -> None:
             assert float(table.scores[row]) == pytest.approx(float(score), abs=5.01e-5)
 
 
-@pytest.mark.parametrize("name", ["llama_h96", "gemma3_h96", "llama3_h96"])
+@pytest.mark.parametrize("name", ["llama_h96", "gemma3_h96", "gemma4_h96", "llama3_h96"])
 def test_our_extract_agrees_with_larqls(name: str, tmp_path: Path) -> None:
     """Same manifest, same index but for our own keys, same down_meta."""
     out = tmp_path / "ours"
