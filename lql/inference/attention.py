@@ -137,7 +137,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     tokens, heads, size = x.shape[0], spec.heads, spec.head_size
     kv_heads = spec.kv_heads if spec.kv_source is None else 0
 
-    # Never coarse: keys outlive the step, and rounding them is half of the error of a coarse one.
+    # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
     qkv = layer.qkv(x).view(tokens, -1, size)  # [T, H + 2K, S]
     if layer.value_lanes is not None:  # before k is normed and rotated
         qkv = torch.cat([qkv, qkv[:, heads:].index_select(-1, layer.value_lanes)], dim=1)
