@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from vindex import files, tokens
 from vindex.checkpoint import Checkpoint, Dropped, Ledger, balance
+from vindex.checkpoint.cutting import read_tensor
 from vindex.commit import Stage, refuse_existing, write_error, write_file
 from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, down_meta_bytes, make_records
@@ -55,17 +56,6 @@ from vindex.writing import (
 DOWN_TOP_K = 10
 
 _SPARE_BYTES = 64 << 20  # room that must stay free on the disk
-_BIASES = frozenset(
-    {
-        Role.Q_BIAS,
-        Role.K_BIAS,
-        Role.V_BIAS,
-        Role.O_BIAS,
-        Role.GATE_BIAS,
-        Role.UP_BIAS,
-        Role.DOWN_BIAS,
-    }
-)
 #: Manifest order of the files; up and down matrices alternate, as in larql.
 _MANIFEST_ORDER = {
     StorageFile.ATTENTION: 0,
@@ -73,6 +63,7 @@ _MANIFEST_ORDER = {
     StorageFile.DOWN: 1,
     StorageFile.NORMS: 2,
     StorageFile.HEAD: 3,
+    StorageFile.POSITIONS: 4,
 }
 
 
@@ -208,7 +199,7 @@ class _Extraction:
         ]
 
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
-        return StorageDtype.F32 if tensor.role in _BIASES else self.dtype
+        return StorageDtype.F32 if tensor.role.is_bias else self.dtype
 
     def check_space(self, out: Path) -> None:
         """Refuse before starting when the disk cannot hold the result.
@@ -277,7 +268,7 @@ class _Extraction:
         tensor, name = self._embed
         exact = self._exact_dtype
         self.progress.phase("embeddings", files.tensor_bytes(tensor.shape, exact.itemsize))
-        for rows in encode_rows(self.checkpoint, name, exact, self.clock):
+        for rows in encode_rows(self.checkpoint, tensor, name, exact, self.clock):
             if self._needs_scratch:
                 with self.clock.measure("write", rows.nbytes):
                     writer.scratch.write(contiguous(rows))
@@ -307,7 +298,7 @@ class _Extraction:
                 layers.append(LayerInfo(tensor.layer, tensor.shape[0], entry.offset, entry.length))
             else:
                 entries.append((_MANIFEST_ORDER[tensor.file], entry))
-            for rows in encode_rows(self.checkpoint, name, dtype, self.clock):
+            for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock):
                 file.write(contiguous(rows))
                 self._step(rows.nbytes)
         for name in {tensor.file.value: None for tensor, _ in stored}:
@@ -325,7 +316,7 @@ class _Extraction:
                 self.scorer.begin(embeddings)
             for tensor, name in down:
                 with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
-                    matrix = self.checkpoint.read(name, StorageDtype.F32)
+                    matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
                     check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
                     columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
                 with self.clock.measure("score", columns.nbytes):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lql.inference.cache import LayerCache
 from lql.inference.linear import Coarse, Linear
-from lql.inference.norms import Norm
+from lql.inference.norms import Norm, ProjectionNorm
 from lql.inference.rope import Rope, rotate_
 from vindex.spec import AttentionSpec
 
@@ -33,15 +33,15 @@ class Attention:
 
     Attributes:
         qkv: rows of q, k and v below each other; those of q and k in ``rope.lane_order``.
-        qk_norm: of every head on its own; its factor is [H + K, S], q's weight for each query
-            head, then k's for each key head. ``None`` where the model has none.
+        qk_norm: a ``Norm`` is of every head on its own; its factor is [H + K, S], q's weight for
+            each query head, then k's for each key head. ``None`` where the model has none.
         rope: ``None`` for models with learned positions.
     """
 
     spec: AttentionSpec
     qkv: Linear
     output: Linear
-    qk_norm: Norm | None
+    qk_norm: Norm | ProjectionNorm | None
     rope: Rope | None
 
 

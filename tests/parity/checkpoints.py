@@ -1,6 +1,6 @@
-"""Tiny random checkpoints, one ``Row`` per variant of a model family.
+"""Tiny random checkpoints, one ``Row`` per variant of a model family; here llama and Gemma 3.
 
-A new family adds rows to ``ROWS``; every test of this directory then covers it. The sizes and
+A new family adds rows to ``rows.ROWS``; every test of this directory then covers it. The sizes and
 distributions make a wrong or missing term visible: epsilons large enough to matter, a window far
 shorter than the prompt, norms and biases that are noisy, heads that do not multiply to the hidden
 size, soft caps small enough to bend.
@@ -13,7 +13,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Row:
         listed: the hub spelling keeps ``layer_types`` instead of a pattern.
         multimodal: the text model sits inside an image-and-text model.
         rename: saved tensor name -> name in the checkpoint.
+        hub_keys: other names that the hub spelling has for keys.
         by_length: rotations depend on the sequence's length: outputs of a prefix are its own.
     """
 
@@ -64,6 +65,7 @@ class Row:
     listed: bool = False
     multimodal: bool = False
     rename: Keys = str
+    hub_keys: Mapping[str, str] = field(default_factory=dict)
     by_length: bool = False
 
     def __str__(self) -> str:
@@ -122,13 +124,17 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
     text.pop("_sliding_window_pattern", None)
     if not row.listed:
         text.pop("layer_types", None)
-    rope = text.pop("rope_parameters")
+    rope = text.pop("rope_parameters", None)
+    if rope is None:
+        return result
     if "sliding_attention" in rope:
         text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
     elif rope["rope_type"] in ("linear", "dynamic"):  # older than the key rope_type
         rope["type"] = rope.pop("rope_type")
-    text["rope_theta"] = rope.pop("rope_theta")
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            text[row.hub_keys.get(key, key)] = rope.pop(key)
     text["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
     return result
 
@@ -143,10 +149,10 @@ def _model(row: Row) -> Model:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=random)
-            if "norm" in name:
-                values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 values = 0.15 * noise
+            elif "norm" in name or ".ln_" in name:
+                values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
             else:
                 values = 0.12 * noise
             parameter.copy_(values.to(row.dtype))
@@ -158,7 +164,7 @@ def _rename(path: Path, rename: Keys) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-_COMMON: Config = {
+COMMON: Config = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 112,
@@ -170,16 +176,16 @@ _COMMON: Config = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_PLAIN: Config = {"rope_type": "default", "rope_theta": 10000.0}
+PLAIN_ROPE: Config = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def _llama(**changes: Any) -> Config:
     return {
         "model_type": "llama",
-        **_COMMON,
+        **COMMON,
         "num_hidden_layers": 4,
         "tie_word_embeddings": False,
-        "rope_parameters": _PLAIN,
+        "rope_parameters": PLAIN_ROPE,
         **changes,
     }
 
@@ -187,7 +193,7 @@ def _llama(**changes: Any) -> Config:
 def _gemma3(**changes: Any) -> Config:
     return {
         "model_type": "gemma3_text",
-        **_COMMON,
+        **COMMON,
         "num_hidden_layers": 6,
         "head_dim": 24,
         "query_pre_attn_scalar": 40,
@@ -196,7 +202,7 @@ def _gemma3(**changes: Any) -> Config:
         "tie_word_embeddings": True,
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
-            "sliding_attention": _PLAIN,
+            "sliding_attention": PLAIN_ROPE,
         },
         **changes,
     }
@@ -242,7 +248,7 @@ _LLAMA3_ROPE: Config = {
     "original_max_position_embeddings": 64,
 }
 
-ROWS = (
+LLAMA_AND_GEMMA3 = (
     Row("llama", _llama()),
     Row("llama-tied", _llama(tie_word_embeddings=True)),
     Row("llama-head-dim", _llama(head_dim=24, hidden_size=96, num_attention_heads=6)),

@@ -8,8 +8,9 @@ import pytest
 
 from lql.inference import load
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
-from tests.parity.checkpoints import ROWS, Spelling
+from tests.parity.checkpoints import Spelling
 from tests.parity.laboratory import Form, Laboratory, largest, prompt_ids
+from tests.parity.rows import ROWS
 from tests.parity.test_parity import LOGITS_WITHIN
 from vindex.spec import Role
 

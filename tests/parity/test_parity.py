@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lql.inference import load
 from lql.inference.decoder import Decoder
 from lql.inference.sequence import Sequence as TokenSequence
-from tests.parity.checkpoints import PROMPT_TOKENS, ROWS, WINDOW, Row, Spelling
+from tests.parity.checkpoints import PROMPT_TOKENS, WINDOW, Row, Spelling
 from tests.parity.laboratory import (
     EXACT_FORMS,
     Form,
@@ -23,6 +23,7 @@ from tests.parity.laboratory import (
     prompt_ids,
 )
 from tests.parity.reference import Floats, Reference
+from tests.parity.rows import ROWS
 from vindex.kinds import StorageDtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,49 @@
+"""Attention of the Qwen families: which layers slide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vindex.families._assemble import layer_kinds, read_attention
+from vindex.families._config import MAX_LAYERS, MAX_POSITIONS, ConfigReader
+from vindex.families._geometry import Geometry
+from vindex.families._rope import RopeDefaults
+from vindex.spec import AttentionKind, AttentionSpec
+
+_DEFAULT_WINDOW = 4096
+_DEFAULT_FULL_LAYERS = 28
+
+
+def read_attentions(
+    config: ConfigReader, geometry: Geometry, **changes: Any
+) -> tuple[AttentionSpec, ...]:
+    """The attention of every layer.
+
+    Args:
+        changes: fields of ``AttentionSpec`` that the family decides.
+    """
+    slides = config.flag("use_sliding_window", False) and not (
+        config.states("sliding_window") and not config.has("sliding_window")
+    )
+    full_layers = config.integer(
+        "max_window_layers", _DEFAULT_FULL_LAYERS, low=0, high=MAX_LAYERS
+    )
+    kinds = layer_kinds(
+        config, geometry.num_layers, lambda index: slides and index >= full_layers
+    )
+    window = (
+        config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS) if slides else None
+    )
+    attentions = {
+        kind: read_attention(
+            config,
+            geometry,
+            # Without a window a layer that is listed as sliding sees everything.
+            kind=AttentionKind.FULL if window is None else kind,
+            rope=RopeDefaults(),
+            window=window if kind is AttentionKind.SLIDING else None,
+            **changes,
+        )
+        for kind in AttentionKind
+    }
+    return tuple(attentions[kind] for kind in kinds)
