@@ -112,9 +112,7 @@ class Sequence:
             return 0
         for start in range(0, exact_from, _COARSE_CHUNK):
             chunk = ids[start : min(start + _COARSE_CHUNK, exact_from)]
-            self._decoder.forward(
-                chunk, self._cache, length=length, coarse=coarse, cancel=cancel
-            )
+            self._decoder.forward(chunk, self._cache, length=length, coarse=coarse, cancel=cancel)
         return exact_from
 
     def _check(self, ids: Ids[int]) -> None:

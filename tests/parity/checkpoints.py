@@ -54,7 +54,7 @@ class Row:
         listed: the hub spelling keeps ``layer_types`` instead of a pattern.
         multimodal: the text model sits inside an image-and-text model.
         rename: saved tensor name -> name in the checkpoint.
-        hub_keys: other names that the hub spelling has for keys.
+        hub_keys: other names that the hub spelling has for rope keys and rules.
         by_length: rotations depend on the sequence's length: outputs of a prefix are its own.
     """
 
@@ -130,8 +130,9 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
     if "sliding_attention" in rope:
         text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
-    elif rope["rope_type"] in ("linear", "dynamic"):  # older than the key rope_type
-        rope["type"] = rope.pop("rope_type")
+    elif rope["rope_type"] in ("linear", "dynamic", *row.hub_keys):  # older than that key
+        kind = rope.pop("rope_type")
+        rope["type"] = row.hub_keys.get(kind, kind)
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in rope:
             text[row.hub_keys.get(key, key)] = rope.pop(key)
@@ -140,7 +141,8 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
 
 
 def _model(row: Row) -> Model:
-    config = AutoConfig.for_model(**row.config)
+    # transformers writes into the objects it is given, which rows share.
+    config = AutoConfig.for_model(**copy.deepcopy(dict(row.config)))
     config._attn_implementation = "eager"
     kind = Gemma3ForConditionalGeneration if row.multimodal else AutoModelForCausalLM
     make = kind._from_config if row.multimodal else kind.from_config

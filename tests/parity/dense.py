@@ -161,22 +161,28 @@ DENSE = (
         ),
         by_length=True,
     ),
+    Row(
+        "phi3-short",
+        _config(
+            "phi3",
+            max_position_embeddings=192,
+            original_max_position_embeddings=96,
+            rope_parameters=_LONGROPE,
+        ),
+        hub_keys={"longrope": "su"},
+    ),
     Row("phi3-sliding", _config("phi3", num_key_value_heads=4, sliding_window=WINDOW)),
     Row("glm4", _config("glm4", head_dim=24, attention_bias=True, rope_parameters=_PARTIAL)),
     Row(
         "starcoder2",
-        _layer_norm(
-            "starcoder2", "norm_epsilon", sliding_window=WINDOW, tie_word_embeddings=True
-        ),
+        _layer_norm("starcoder2", "norm_epsilon", sliding_window=WINDOW, tie_word_embeddings=True),
     ),
     Row("gpt-neox", _gpt_neox(), hub_keys=_NEOX_KEYS),
     Row("gpt-neox-sequential", _gpt_neox(use_parallel_residual=False), hub_keys=_NEOX_KEYS),
     Row("phi", _layer_norm("phi", "layer_norm_eps", rope_parameters=_PARTIAL)),
     Row(
         "gpt2",
-        _learned(
-            "gpt2", n_embd=64, n_layer=4, n_head=4, n_positions=128, layer_norm_epsilon=EPS
-        ),
+        _learned("gpt2", n_embd=64, n_layer=4, n_head=4, n_positions=128, layer_norm_epsilon=EPS),
     ),
     Row(
         "opt",

@@ -95,9 +95,7 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
                 f" {found[head.key]} that differs; it is used"
             )
     used = {
-        tensor: found[source_key(tensor)]
-        for tensor in spec.tensors
-        if source_key(tensor) in found
+        tensor: found[source_key(tensor)] for tensor in spec.tensors if source_key(tensor) in found
     }
     return Ledger(used, tuple(dropped), tuple(notes))
 

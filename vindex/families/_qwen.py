@@ -25,12 +25,8 @@ def read_attentions(
     slides = config.flag("use_sliding_window", False) and not (
         config.states("sliding_window") and not config.has("sliding_window")
     )
-    full_layers = config.integer(
-        "max_window_layers", _DEFAULT_FULL_LAYERS, low=0, high=MAX_LAYERS
-    )
-    kinds = layer_kinds(
-        config, geometry.num_layers, lambda index: slides and index >= full_layers
-    )
+    full_layers = config.integer("max_window_layers", _DEFAULT_FULL_LAYERS, low=0, high=MAX_LAYERS)
+    kinds = layer_kinds(config, geometry.num_layers, lambda index: slides and index >= full_layers)
     window = (
         config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS) if slides else None
     )

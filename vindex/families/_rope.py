@@ -174,9 +174,7 @@ def _llama3(plain: RopeSpec, parameters: ConfigReader, original: int) -> RopeSpe
     )
 
 
-def _yarn(
-    plain: RopeSpec, parameters: ConfigReader, original: int, max_positions: int
-) -> RopeSpec:
+def _yarn(plain: RopeSpec, parameters: ConfigReader, original: int, max_positions: int) -> RopeSpec:
     factor = _factor(parameters, max_positions / original)
     if plain.theta <= 1.0:
         parameters.contradiction(f"rope_type is yarn with a base of {plain.theta:g}", "above 1")

@@ -130,9 +130,7 @@ def decoder_tensors(
     result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
     if positions is not None:
         table = (positions.rows, hidden_size)
-        result.append(
-            tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION)
-        )
+        result.append(tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION))
     for layer in layers:
         result += _layer_tensors(layer, hidden_size, naming)
     result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))

@@ -48,5 +48,7 @@ FAMILY = Family(
     model_types=("glm4",),
     prefixes=("model.",),
     build=build,
-    from_index=_larql_index.lossy("biases, two of four norms and the fused FFN are not in the vindex"),
+    from_index=_larql_index.lossy(
+        "biases, two of four norms and the fused FFN are not in the vindex"
+    ),
 )
