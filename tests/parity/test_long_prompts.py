@@ -13,7 +13,7 @@ from vindex.kinds import StorageDtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COARSE_WITHIN = 0.1
+COARSE_WITHIN = 0.1  # measured: 0.011; with the rotations of each part 2.5
 
 
 def test_parts_of_a_prompt_turn_by_its_whole_length(
