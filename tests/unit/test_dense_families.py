@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 from tests.unit.checkpoint_files import Arrays, write_directory
+from tests.unit.vindex_files import VINDEXES, copy_golden
 from vindex.checkpoint import CheckpointSource, Ledger, balance, open_checkpoint
-from vindex.errors import CheckpointError, LedgerRefusal, Unsupported
-from vindex.families import family_of, spec_from_config
+from vindex.errors import CheckpointError, LedgerRefusal, Unsupported, VindexIncomplete
+from vindex.families import family_of, spec_from_config, spec_from_index
+from vindex.index import VindexIndex, parse_index
+from vindex.kinds import ExtractLevel
 from vindex.spec import (
     Activation,
     LearnedPositions,
@@ -22,6 +26,7 @@ from vindex.spec import (
     RopeScaling,
     TensorSpec,
 )
+from vindex.store import open_vindex
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -163,6 +168,83 @@ def test_gpt_neox_may_be_sequential() -> None:
 def test_phi_with_norms_on_q_and_k_is_refused() -> None:
     with pytest.raises(Unsupported, match="qk_layernorm"):
         spec("phi", qk_layernorm=True)
+
+
+QWEN2_GOLDEN: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 384,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 0.003,
+    "rope_theta": 1000000.0,
+    "sliding_window": 8,
+    "use_sliding_window": True,
+    "max_window_layers": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def test_larqls_qwen2_lacks_its_biases_with_and_without_its_config(tmp_path: Path) -> None:
+    path = copy_golden("qwen2_h96.f16", tmp_path / "v")
+    with open_vindex(path) as vindex, pytest.raises(Unsupported, match="biases") as caught:
+        vindex.require(ExtractLevel.INFERENCE, "INFER")
+    assert "EXTRACT MODEL" in (caught.value.hint or "")
+    (path / "config.json").write_text(json.dumps(QWEN2_GOLDEN))
+    with pytest.raises(VindexIncomplete) as lost, open_vindex(path) as vindex:
+        vindex.require(ExtractLevel.INFERENCE, "INFER")
+    assert len(lost.value.details) == 15
+    assert all(key.endswith("_proj.bias") for key in lost.value.details)
+    assert "EXTRACT MODEL" in (lost.value.hint or "")
+
+
+def larql_index(model_type: str, **changes: Any) -> VindexIndex:
+    """The index of the golden Qwen 2 as if it were of another family."""
+    document = json.loads((VINDEXES / "qwen2_h96.f16" / "index.json").read_text())
+    document["model_config"] |= {"model_type": model_type, "sliding_window": None, **changes}
+    return parse_index(json.dumps(document).encode(), Path("index.json"))
+
+
+BIAS = "layers.0.self_attn.q_proj.bias"
+
+
+def test_qwen2_with_bias_entries_is_rebuilt_unless_a_window_is_recorded() -> None:
+    model, notes = spec_from_index(larql_index("qwen2"), {BIAS})
+    assert model.layers[0].attention.qkv_bias
+    assert windows(model) == [None] * 5
+    assert "index.json does not record rope scaling; none is assumed" in notes
+    with pytest.raises(Unsupported, match="which layers use it"):
+        spec_from_index(larql_index("qwen2", sliding_window=8), {BIAS})
+
+
+def test_mistral_without_a_recorded_window_is_noted() -> None:
+    model, notes = spec_from_index(larql_index("mistral"), {"lm_head.weight"})
+    assert windows(model) == [None] * 5
+    assert any("full attention is assumed" in note for note in notes)
+    model, _ = spec_from_index(larql_index("mistral", sliding_window=8), {"lm_head.weight"})
+    assert windows(model) == [8] * 5
+
+
+def test_granites_multipliers_are_recorded() -> None:
+    index = larql_index(
+        "granite", attention_multiplier=0.25, residual_multiplier=0.5, logits_scaling=4.0
+    )
+    model, _ = spec_from_index(index, {"lm_head.weight"})
+    assert model.layers[0].attention.scale == 0.25
+    assert (model.layers[0].residual_multiplier, model.logit_divisor) == (0.5, 4.0)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["gemma2", "olmo2", "phi3", "glm4", "starcoder2", "gpt_neox", "phi", "gpt2", "opt"],
+)
+def test_what_larql_cannot_record_is_refused(model_type: str) -> None:
+    with pytest.raises(Unsupported, match=f"'{model_type}' is lossy") as caught:
+        spec_from_index(larql_index(model_type), set())
+    assert "EXTRACT MODEL" in (caught.value.hint or "")
 
 
 def source_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -1,13 +1,18 @@
-"""Attention of the Qwen families: which layers slide."""
+"""What the Qwen families share: which layers slide."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
+from vindex.errors import Unsupported
+from vindex.families import _larql_index
 from vindex.families._assemble import layer_kinds, read_attention
+from vindex.families._base import Rebuilt
 from vindex.families._config import MAX_LAYERS, MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Geometry
 from vindex.families._rope import RopeDefaults
+from vindex.index import VindexIndex
 from vindex.spec import AttentionKind, AttentionSpec
 
 _DEFAULT_WINDOW = 4096
@@ -43,3 +48,18 @@ def read_attentions(
         for kind in AttentionKind
     }
     return tuple(attentions[kind] for kind in kinds)
+
+
+def rebuild(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
+    """What larql records; it keeps the window, but not whether and where it is used.
+
+    Raises:
+        Unsupported: there is a window.
+    """
+    rebuilt = _larql_index.rebuild(index, have_keys, embed_scale=1.0)
+    if _larql_index.runs(index) and "sliding_window" in rebuilt.config:
+        raise Unsupported(
+            "index.json records a sliding window, but not which layers use it",
+            hint=_larql_index.SUPPLY_CONFIG,
+        )
+    return _larql_index.assume_unscaled(rebuilt, index)

@@ -13,7 +13,7 @@ from vindex.families._assemble import make_layers, make_model
 from vindex.families._base import Family, Rebuilt
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
-from vindex.families._qwen import read_attentions
+from vindex.families._qwen import read_attentions, rebuild
 from vindex.index import VindexIndex
 from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec
 
@@ -34,9 +34,7 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     """larql's own extract drops the biases; with them as ``vector`` entries the model is whole."""
     if _larql_index.runs(index) and "layers.0.self_attn.q_proj.bias" not in have_keys:
         raise _larql_index.lossy_error(index, "the q, k and v biases are not in the vindex")
-    return _larql_index.assume_unscaled(
-        _larql_index.rebuild(index, have_keys, embed_scale=1.0), index
-    )
+    return rebuild(index, have_keys)
 
 
 FAMILY = Family(

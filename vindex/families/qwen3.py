@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from vindex.families import _larql_index
 from vindex.families._assemble import make_layers, make_model
 from vindex.families._base import Family, Rebuilt
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
-from vindex.families._qwen import read_attentions
+from vindex.families._qwen import read_attentions, rebuild
 from vindex.index import VindexIndex
 from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec
 
@@ -29,9 +28,7 @@ def build(config: ConfigReader) -> ModelSpec:
 
 def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     """larql records everything of a Qwen 3 but rope scaling and biases, which no release has."""
-    return _larql_index.assume_unscaled(
-        _larql_index.rebuild(index, have_keys, embed_scale=1.0), index
-    )
+    return rebuild(index, have_keys)
 
 
 FAMILY = Family(
