@@ -93,8 +93,8 @@ def parse_query(argv: Sequence[str]) -> Query:
         LqlUsageError: an unknown option or value, or a missing one.
         SystemExit: ``--help`` or ``--version`` was answered.
     """
-    parser = Parser(None, _QUERY)
-    option = parser.add_argument
+    parser = Parser(None, "[options] [PATH ...]", _QUERY)
+    option = parser.section("what to run")
     option("paths", nargs="*", metavar="PATH", help="a vindex to open, or scripts to run")
     option("-e", dest="sources", metavar="TEXT", action=_AddSource, help="run these statements")
     option("-f", dest="sources", metavar="FILE", action=_AddSource, help="run a script; - is stdin")
@@ -113,10 +113,11 @@ def parse_query(argv: Sequence[str]) -> Query:
         "--on-error",
         type=choice(OnError),
         default=OnError.STOP,
-        metavar="stop|continue",
-        help="after a statement that fails (default: stop); the exit code tells either way",
+        metavar="WHAT",
+        help="stop (default) or continue after a statement that fails; the exit code says so",
     )
     option("--timeout", type=_seconds, metavar="SECONDS", help="time allowed for each statement")
+    option = parser.section("about this program")
     option("--info", action="store_true", help="show versions and the device, then exit")
     option("--version", action=_ShowVersion, nargs=0, help="show the version, then exit")
     words = parser.words(argv)
@@ -136,7 +137,7 @@ def parse_query(argv: Sequence[str]) -> Query:
 def common_of(words: argparse.Namespace) -> Common:
     """The common options among parsed words."""
     return Common(
-        format=words.format,
+        format=getattr(words, "format", Format.TABLE),
         errors=words.errors,
         color=words.color,
         quiet=words.quiet,
@@ -163,58 +164,79 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: the sub-command, or ``None``.
+        usage: what follows the command's name.
         description: shown by ``--help``.
-        writes_results: whether ``-o FILE`` means a file for results.
+        formats: whether it prints results, so that ``--format`` means something.
+        output: whether ``-o FILE`` means a file for results.
     """
 
     def __init__(
-        self, command: str | None, description: str, *, writes_results: bool = True
+        self,
+        command: str | None,
+        usage: str,
+        description: str,
+        *,
+        formats: bool = True,
+        output: bool = True,
     ) -> None:
+        name = "lql" if command is None else f"lql {command}"
         super().__init__(
-            prog="lql" if command is None else f"lql {command}",
+            prog=name,
+            usage=f"{name} {usage}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
         )
+        self._formats = formats
+        self._output = output
         self._spellings: list[str] = []
-        option = self.add_argument
-        option("-h", "--help", action="help", help="show this help, then exit")
-        formats = ", ".join(each.value for each in Format)
-        option(
-            "--format",
-            type=choice(Format),
-            default=Format.TABLE,
-            metavar="FORMAT",
-            help=f"{formats} (default: table)",
-        )
-        if writes_results:
+
+    def section(self, title: str) -> Callable[..., argparse.Action]:
+        """Begin a section of the help; returns ``add_argument`` for it."""
+        group = self.add_argument_group(title)
+
+        def option(*names: Any, **settings: Any) -> argparse.Action:
+            action = group.add_argument(*names, **settings)
+            self._spellings += action.option_strings  # for suggestions
+            return action
+
+        return option
+
+    def _add_common(self) -> None:
+        option = self.section("output")
+        if self._formats:
+            known = ", ".join(each.value for each in Format)
+            option(
+                "--format",
+                type=choice(Format),
+                default=Format.TABLE,
+                metavar="FORMAT",
+                help=f"{known} (default: table)",
+            )
+        if self._output:
             option("-o", "--output", metavar="FILE", type=Path, help="write results to FILE")
         option(
             "--errors",
             type=choice(ErrorStyle),
             default=ErrorStyle.TEXT,
-            metavar="text|short|json",
-            help="how errors are written to standard error (default: text)",
+            metavar="STYLE",
+            help="text, short or json: how errors are written to standard error",
         )
         option(
             "--color",
             type=choice(Color),
             default=Color.AUTO,
-            metavar="auto|always|never",
-            help="auto (default) means on a terminal, unless NO_COLOR is set",
+            metavar="WHEN",
+            help="auto, always or never; auto: on a terminal, unless NO_COLOR is set",
         )
         option("-q", "--quiet", action="store_true", help="nothing but errors on standard error")
         option("--timing", action="store_true", help="say how long each statement took")
-
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Declare an argument, remembering its spellings for suggestions."""
-        action = super().add_argument(*names, **settings)
-        self._spellings += action.option_strings
-        return action
+        option("-h", "--help", action="help", help="show this help, then exit")
 
     def words(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse ``argv``; options and positional words may stand in any order."""
+        self._add_common()
         words, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             spelling = unknown[0].partition("=")[0]

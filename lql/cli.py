@@ -47,23 +47,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(_GC_THRESHOLD)
     words = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
-    reporter = Reporter(sys.stdout, sys.stderr, style=_error_style(words))
     try:
-        code = _run(words, reporter)
+        code = _outcome(words, Reporter(sys.stdout, sys.stderr, style=_error_style(words)))
         sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        abandon_streams()
+        return EXIT_BROKEN_PIPE
+    finally:
+        gc.freeze()  # what is alive now dies with the process; the interpreter need not search it
+
+
+def _outcome(words: Sequence[str], reporter: Reporter) -> int:
+    """Run the command and report how it failed, if it did; return the exit code."""
+    try:
+        return _run(words, reporter)
     except LqlError as error:
         reporter.error(error.diagnostic)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except SystemExit as answered:  # --help, --version
+        return int(answered.code or 0)
     except BrokenPipeError:
-        abandon_streams()
-        return EXIT_BROKEN_PIPE
+        raise
     except Exception as error:
         return report_bug(error, words, reporter, debug=debugging())
-    finally:
-        gc.freeze()  # what is alive now dies with the process; the interpreter need not search it
 
 
 def _run(words: Sequence[str], reporter: Reporter) -> int:

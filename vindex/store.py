@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from vindex import files, tokens
+from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
 from vindex.downmeta import DownMeta
 from vindex.errors import (
@@ -28,6 +28,7 @@ from vindex.index import VindexIndex
 from vindex.kinds import ExtractLevel, StorageDtype
 from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
+from vindex.quick_tokenizer import QuickTokenizer
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec, Role
 from vindex.strict_json import load
@@ -238,6 +239,11 @@ class Vindex:
         return self._tokenizer
 
     @cached_property
+    def _quick_tokenizer(self) -> QuickTokenizer | None:
+        mapped = self._maps.get(quick_tokenizer.FILE)
+        return None if mapped is None else QuickTokenizer(mapped)
+
+    @cached_property
     def _tokenizer(self) -> Tokenizer:
         path = self.path / files.TOKENIZER
         tokenizer = tokens.load_tokenizer(files.read_small(path, _MAX_TOKENIZER), path)
@@ -252,7 +258,11 @@ class Vindex:
             special: put the beginning-of-text token where the model's tokenizer does. A token
                 that the tokenizer appends is left out: the text has not ended there.
         """
-        encoding = self.tokenizer().encode(text, add_special_tokens=special)
+        encoding = None
+        if self._quick_tokenizer is not None and "_tokenizer" not in self.__dict__:
+            encoding = self._quick_tokenizer.encode(text, special=special)
+        if encoding is None:
+            encoding = self.tokenizer().encode(text, add_special_tokens=special)
         ids: list[int] = encoding.ids
         if special:
             while ids and encoding.special_tokens_mask[len(ids) - 1] and len(ids) > 1:
@@ -292,7 +302,7 @@ class Vindex:
     def close(self) -> None:
         """Let go of the files. Arrays handed out stay valid until they are dropped."""
         self._maps.clear()
-        for name in ("embeddings", "down_meta", "token_texts"):
+        for name in ("embeddings", "down_meta", "token_texts", "_quick_tokenizer"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> Self:

@@ -10,14 +10,15 @@ offsets into the UTF-8 that follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vindex.errors import VindexInvalid
+from vindex.errors import VindexError, VindexInvalid
 from vindex.files import MappedFile
 from vindex.tokenizer_check import refuse_lethal
 
@@ -58,8 +59,17 @@ def load_tokenizer(data: bytes, path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     refuse_lethal(data, path)
-    try:
+    with refusals(path):
         return Tokenizer.from_buffer(data)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turn what the ``tokenizers`` library raises, panics included, into ``VindexInvalid``."""
+    try:
+        yield
+    except VindexError:
+        raise
     except Exception as error:
         raise _refused(path, error) from error
     except BaseException as error:

@@ -176,6 +176,12 @@ class StageWriter:
             scratch.abandon()
             (self.directory / _SCRATCH).unlink()
 
+    def drop(self, name: str) -> None:
+        """Remove a finished file again."""
+        self.settle()
+        del self._sealed[name]
+        (self.directory / name).unlink()
+
     def whole(self, name: str, data: bytes) -> None:
         """Write a small file in one go."""
         self.file(name).write(data)

@@ -8,7 +8,7 @@ from lql import ast
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlCapabilityError
-from lql.results.browse import BandRow
+from lql.results.show import BandRow
 from lql.span import Span
 from vindex.bands import Band
 

@@ -13,7 +13,7 @@ from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.execute.where import compile_condition
 from lql.results import Result
-from lql.results.browse import (
+from lql.results.show import (
     FEATURE_COLUMNS,
     FeatureInfoRow,
     FeaturesResult,

@@ -40,10 +40,15 @@ def _walk(statement: ast.Walk, context: Context) -> WalkResult:
         raise not_available("WALK … COMPARE", statement.span)
     vindex = context.vindex(statement.title)
     layers = layer_range(statement.layers, vindex.index.num_layers)
-    query, token = _query(vindex, statement.prompt)
+    query, token_id = _query(vindex, statement.prompt)
     hits = gate_walk(vindex, query, layers, integer_or(statement.top, DEFAULT_TOP))
     rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
-    return WalkResult(prompt=text(statement.prompt), token=token, features=rows)
+    return WalkResult(
+        prompt=text(statement.prompt),
+        token=vindex.token_texts.text(token_id),
+        token_id=token_id,
+        features=rows,
+    )
 
 
 def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
@@ -54,18 +59,23 @@ def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
     band = band_layers(vindex, statement.band, statement.span)
     top = integer_or(statement.top, EXPLAIN_VERBOSE_TOP if statement.verbose else EXPLAIN_TOP)
     also = EXPLAIN_VERBOSE_ALSO if statement.verbose else EXPLAIN_ALSO
-    query, token = _query(vindex, statement.prompt)
+    query, token_id = _query(vindex, statement.prompt)
     rows: list[FeatureRow] = []
     for layer in (layer for layer in chosen if layer in band):
         asked = vindex.num_features(layer) if statement.relations_only else top
         found = (_row(vindex, hit, also) for hit in gate_walk(vindex, query, [layer], asked))
         kept = [row for row in found if row.relation is not None or not statement.relations_only]
         rows += kept[:top]
-    return ExplainWalkResult(prompt=text(statement.prompt), token=token, features=tuple(rows))
+    return ExplainWalkResult(
+        prompt=text(statement.prompt),
+        token=vindex.token_texts.text(token_id),
+        token_id=token_id,
+        features=tuple(rows),
+    )
 
 
-def _query(vindex: Vindex, prompt: ast.TextSlot) -> tuple[Float32, str]:
-    """The scaled embedding ``[D]`` of a prompt's last token, and that token's exact text.
+def _query(vindex: Vindex, prompt: ast.TextSlot) -> tuple[Float32, int]:
+    """The scaled embedding ``[D]`` of a prompt's last token, and the token's id.
 
     Raises:
         LqlRuntimeError: the prompt has no token.
@@ -75,8 +85,7 @@ def _query(vindex: Vindex, prompt: ast.TextSlot) -> tuple[Float32, str]:
         raise LqlRuntimeError(
             Diagnostic(Code.EMPTY_PROMPT, "the prompt holds no token", span=prompt.span)
         )
-    query, token_id = found
-    return query, vindex.tokenizer().decode([token_id], skip_special_tokens=False)
+    return found
 
 
 def _row(vindex: Vindex, hit: FeatureHit, also: int) -> FeatureRow:

@@ -52,11 +52,15 @@ class QueryBlock:
     Attributes:
         rows: of the T new tokens.
         columns: of the P + T keys that ``LayerCache.append`` returns.
-        mask: float32 [B, n], 0 or -inf, to be added to the scores; ``None`` if all see all.
+        masked: those of the block's n columns that some query cannot see, from the first to the
+            last of them.
+        mask: float32 [B, m], 0 or -inf, to be added to the scores of the m masked columns;
+            ``None`` if all see all.
     """
 
     rows: slice
     columns: slice
+    masked: slice
     mask: Tensor | None
 
 
@@ -87,19 +91,26 @@ def query_blocks(start: int, count: int, window: int | None) -> tuple[QueryBlock
         stop = min(row + _BLOCK, count)
         lowest = 0 if window is None else max(0, start + row - window + 1)
         columns = slice(lowest - first, start + stop - first)
+        # Full attention hides only keys of the block's own tokens, which are the last ones.
+        masked_from = start + row if window is None else lowest
         blocks.append(
-            QueryBlock(slice(row, stop), columns, _mask(start + row, start + stop, lowest, window))
+            QueryBlock(
+                rows=slice(row, stop),
+                columns=columns,
+                masked=slice(masked_from - lowest, start + stop - lowest),
+                mask=_mask(start + row, start + stop, masked_from, window),
+            )
         )
     return tuple(blocks)
 
 
-def _mask(start: int, stop: int, lowest: int, window: int | None) -> Tensor | None:
-    """Queries at ``start..stop`` against keys at ``lowest..stop``."""
+def _mask(start: int, stop: int, first: int, window: int | None) -> Tensor | None:
+    """Queries at ``start..stop`` against keys at ``first..stop``."""
     if stop - start == 1:
         return None
     query = torch.arange(start, stop).unsqueeze(1)  # [B, 1]
-    key = torch.arange(lowest, stop)  # [n]
-    hidden = key > query  # [B, n]
+    key = torch.arange(first, stop)  # [m]
+    hidden = key > query  # [B, m]
     if window is not None:
         hidden |= key <= query - window
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
@@ -125,7 +136,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     if layer.rope is not None:
         rotate_(qk, step.rotations[layer.rope])
 
-    q = qkv[:, :heads]  # [T, H, S]
+    q = qkv[:, :heads].mul_(spec.scale)  # [T, H, S]
     keys, values = cache.append(qkv[:, heads:].transpose(0, 1))  # [K, P + T, S]
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
@@ -143,11 +154,13 @@ def _attend(
     q = q[block.rows].view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
     q = q.reshape(kv_heads, -1, size)  # [K, G * B, S]
     k, v = keys[:, block.columns], values[:, block.columns]  # [K, n, S]
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(spec.scale)  # [K, G * B, n]
+    scores = torch.bmm(q, k.transpose(1, 2))  # [K, G * B, n]
     if spec.softcap is not None:
         scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
     if block.mask is not None:
-        scores.view(kv_heads, -1, *block.mask.shape).add_(block.mask)
+        scores.view(kv_heads, -1, count, k.shape[1])[..., block.masked].add_(
+            block.mask.to(scores.dtype)
+        )
     y = torch.bmm(scores.softmax(dim=-1), v)  # [K, G * B, S]
     y = y.view(kv_heads, -1, count, size).permute(2, 0, 1, 3)  # [B, K, G, S]
     return y.reshape(count, -1)

@@ -68,6 +68,7 @@ def render(template: str, variables: Mapping[str, Any], limits: ChatLimits = Cha
             text=True,
             encoding="utf-8",
             timeout=limits.wall_seconds,
+            start_new_session=True,  # a Ctrl-C of the terminal is the interpreter's to handle
         )
     except subprocess.TimeoutExpired:
         raise _failed(f"it takes longer than {limits.wall_seconds:g} seconds") from None

@@ -21,8 +21,13 @@ from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
+<<<<<<< HEAD
 from lql.inference.norms import HiddenNorm
 from lql.inference.rows import torch_view
+=======
+from lql.inference.norms import Norm
+from lql.inference.rows import is_mapped, torch_view
+>>>>>>> main
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec
@@ -156,9 +161,11 @@ class Decoder:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of the prepared matrices, maps not counted."""
+        """Memory of the prepared matrices and of an embedding that is not mapped."""
         matrices = (*self._matrices, self._weights.head)
-        return sum(matrix.resident_bytes for matrix in matrices)
+        embed = self._weights.embed.array
+        held = 0 if is_mapped(embed) else embed.nbytes
+        return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
     def kernels(self) -> dict[str, int]:

@@ -9,7 +9,8 @@
     ├── TokenOutOfRange       INF04  a token id outside the vocabulary
     ├── PromptTooLong         INF05  more positions than the model was made for
     ├── NoChatTemplate        INF06  CHAT on a model that has no template
-    └── ChatTemplateFailed    INF07  the model's template is refused, fails, or exceeds its limits
+    ├── ChatTemplateFailed    INF07  the model's template is refused, fails, or exceeds its limits
+    └── PromptNotText         INF08  a prompt that no encoding can write
 
 Facts are attributes; ``message`` is one sentence, ``hint`` the next step. Importing this module
 does not import torch.
@@ -94,3 +95,9 @@ class ChatTemplateFailed(InferenceError):
     """The model's chat template is refused, fails, or exceeds its limits."""
 
     code = "INF07"
+
+
+class PromptNotText(InferenceError):
+    """The prompt holds something that is no Unicode text."""
+
+    code = "INF08"

@@ -33,9 +33,11 @@ from torch import Tensor
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Rows, torch_view
 
-# Rows are packed in blocks of this many elements: as float32 a block is 64 MiB, so packing a
-# vocabulary-sized head neither doubles it in memory nor runs on one thread only.
-_BLOCK_ELEMENTS = 1 << 24
+# Rows are packed in blocks of this many elements, so that packing a vocabulary-sized head neither
+# doubles it in memory nor runs on one thread only. As float32 a block is just under 32 MiB: having
+# freed one, glibc keeps memory of that size for the next request instead of handing it back to
+# the system. The system's fresh pages cost 100 of 600 ms of a 512-token prefill otherwise.
+_BLOCK_ELEMENTS = (31 << 20) // 4
 
 # oneDNN chooses its layout by the number of tokens it is told to expect. The one for many is also
 # the fastest for one (8.5 ms; with a hint of 1: 12 ms).

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from lql.inference.answers import Encoded
 from lql.inference.chat import render
-from lql.inference.errors import NoChatTemplate
+from lql.inference.errors import NoChatTemplate, PromptNotText
 from lql.syntax_words import PromptMode
 from vindex.source import ModelSource
 
@@ -49,9 +49,17 @@ class PromptEncoder:
         """Encode a prompt.
 
         Raises:
+            PromptNotText: the prompt holds half of a surrogate pair.
             NoChatTemplate: CHAT on a model without a template.
             ChatTemplateFailed: the template cannot be rendered.
         """
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptNotText(
+                f"the prompt is not text: character {error.start + 1} is half of a surrogate pair",
+                hint="write the prompt as UTF-8",
+            ) from None
         if mode is PromptMode.CHAT:
             return self._encode_chat(prompt)
         plain = self._tokenizer.encode(prompt, add_special_tokens=True)
@@ -65,8 +73,11 @@ class PromptEncoder:
         """The exact text of a token inside a text; U+FFFD for bytes that are no character.
 
         Decoders of SentencePiece models strip the first space of a text, so the token is decoded
-        behind another one whose text is then taken away.
+        behind another one whose text is then taken away. An id that the tokenizer does not know
+        (models round their vocabulary up) is ``T<id>``.
         """
+        if self._tokenizer.id_to_token(token_id) is None:
+            return f"T{token_id}"
         alone = self._tokenizer.decode([token_id], skip_special_tokens=False)
         twice = self._tokenizer.decode([token_id, token_id], skip_special_tokens=False)
         return twice[len(alone) :] if twice.startswith(alone) else alone

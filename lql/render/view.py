@@ -19,6 +19,7 @@ _LAYOUTS = {
     "lql.results.browse": "lql.render.view_browse",
     "lql.results.forward": "lql.render.view_forward",
     "lql.results.lifecycle": "lql.render.view_lifecycle",
+    "lql.results.show": "lql.render.view_show",
 }
 
 

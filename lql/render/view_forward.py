@@ -1,4 +1,4 @@
-"""Layouts of the results of statements that run the model."""
+"""Layouts of INFER … COMPARE and EXPLAIN INFER."""
 
 from __future__ import annotations
 

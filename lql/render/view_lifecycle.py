@@ -1,4 +1,4 @@
-"""Layouts of the results of statements that make, open or check a vindex."""
+"""Layouts of EXTRACT and USE."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _(result: ExtractResult) -> Sequence[Block]:
 
 @say_status.register
 def _(result: UseResult) -> str:
-    level = f", {result.level} level, {result.dtype}" if result.level else ", not extracted"
+    stored = f"{result.level}, {result.dtype}" if result.level else "not extracted"
     return (
-        f"using {result.path}: {result.model} ({result.family}), {result.layers} layers, "
-        f"{result.features:,} features{level}"
+        f"using {result.path}: {result.model} ({result.family}, {result.layers} layers, "
+        f"{result.features:,} features, {stored})"
     )

@@ -15,6 +15,8 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import to_filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
@@ -31,6 +33,7 @@ from lql.repl.completer import LqlCompleter
 from lql.repl.highlighter import LqlLexer
 from lql.repl.history import PrivateHistory, history_path
 from lql.repl.keys import KEYS, LEAVING_HINT, bindings
+from lql.repl.progress import DetachableProgress
 from lql.repl.runner import Runner
 from lql.repl.shell import Shell
 from lql.repl.tty import unechoed
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
 
 _INPUT_NAME = "<input>"
 _MENU_ROWS = 6
-_LEAVING_S = 2.0
+_PATIENCE_S = 0.3
+_LEAVING_S = 10.0
 _REFRESH_S = 0.5
 
 _COLORS = {
@@ -146,6 +150,8 @@ class Repl:
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
                     refresh_interval=_REFRESH_S if self._runner.busy_with else 0,
                 )
+                if self._interrupted_early():
+                    raise KeyboardInterrupt
                 if self.handle(text) is Outcome.LEAVE:
                     return
             except EOFError:
@@ -162,8 +168,9 @@ class Repl:
                     case CommandLine(call=call):
                         if dispatch(call, self._shell) is Outcome.LEAVE:
                             return Outcome.LEAVE
-                    case Statements(text=statements):
-                        self._run(statements)
+                    case Statements(text=statements, start=start):
+                        lines_before = text.count("\n", 0, start)  # messages count them too
+                        self._run("\n" * lines_before + statements)
                     case _:
                         assert_never(part)
             except LqlError as error:
@@ -179,10 +186,13 @@ class Repl:
     def end(self) -> bool:
         """End the worker; return whether no statement runs any more."""
         self._runner.close()
-        if self._runner.wait(_LEAVING_S):
+        if self._runner.wait(_PATIENCE_S):
             return True
-        self._shell.say(f"{self._runner.busy_with} did not stop; left behind")
-        return False
+        self._shell.say(f"waiting for {self._runner.busy_with} to end; Ctrl-C leaves at once")
+        try:
+            return self._runner.wait(_LEAVING_S)
+        except KeyboardInterrupt:
+            return False
 
     def _run(self, text: str) -> None:
         script = self._session.prepare(text, name=_INPUT_NAME, words=self._parameters)
@@ -194,6 +204,19 @@ class Repl:
                 self._reporter.finished(result)
         finally:
             self._progress.detach()
+
+    def _interrupted_early(self) -> bool:
+        """Whether Ctrl-C was pressed after Enter, before the terminal made it a signal again.
+
+        Keys that come while the prompt closes wait for the next one, where Ctrl-C would not stop
+        what Enter has begun. Some are read already, some still wait in the terminal.
+        """
+        terminal = self._prompt.input
+        pressed = get_typeahead(terminal) + terminal.read_keys()
+        interrupts = [place for place, key in enumerate(pressed) if key.key is Keys.ControlC]
+        after = interrupts[-1] + 1 if interrupts else 0
+        store_typeahead(terminal, pressed[after:])
+        return bool(interrupts)
 
     def _execute(self, statement: ast.Statement, source: SourceText, cancel: CancelToken) -> Result:
         self._progress.attach()
@@ -254,48 +277,3 @@ def _typing_on_terminal(reporter: Reporter) -> AbstractContextManager[object]:
 def _continuation(width: int, line_number: int, wrap_count: int) -> StyleAndTextTuples:
     text = " " * width if wrap_count else toolbar.continuation(width)
     return [("class:prompt-continuation", text)]
-
-
-class DetachableProgress:
-    """Progress of the statement that the user waits for: a detached one draws nothing.
-
-    Args:
-        bar: draws, if there is a terminal to draw on.
-    """
-
-    def __init__(self, bar: ProgressBar | None) -> None:
-        self._bar = bar
-        self._attached = False
-        self._lock = threading.Lock()
-
-    def attach(self) -> None:
-        """Show what follows."""
-        self._attached = True
-
-    def clear(self) -> None:
-        """Erase what is shown."""
-        with self._lock:
-            if self._bar is not None:
-                self._bar.clear()
-
-    def detach(self) -> None:
-        """Erase what is shown, and show nothing more until the next statement begins."""
-        with self._lock:
-            self._attached = False
-            if self._bar is not None:
-                self._bar.clear()
-
-    def phase(self, name: str, total: int, unit: str = "B") -> None:
-        """Begin a phase."""
-        with self._lock:
-            if self._bar is not None and self._attached:
-                self._bar.phase(name, total, unit)
-
-    def advance(self, amount: int) -> None:
-        """Count ``amount`` more units."""
-        with self._lock:
-            if self._bar is not None and self._attached:
-                self._bar.advance(amount)
-
-    def check(self) -> None:
-        """Never cancels; the session does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from textwrap import indent
+from textwrap import fill, indent
 
 from lql.repl.help_topics import Topic
 
@@ -22,7 +22,7 @@ class Entry:
 def overview(
     topics: Sequence[Topic], commands: Sequence[Entry], keys: Sequence[Entry], width: int
 ) -> str:
-    """Everything that can be typed, a line each.
+    """Everything that can be typed, most of it a line each.
 
     Args:
         width: columns; longer lines are cut, for ``help NAME`` says all of it.
@@ -31,13 +31,20 @@ def overview(
     for topic in topics:
         if topic.available:
             groups.setdefault(topic.group, []).append(Entry(topic.name, topic.meaning))
-    later = [Entry(topic.name, topic.meaning) for topic in topics if not topic.available]
-    groups["Statements of later versions (they parse, and do not run yet)"] = later
-    groups["Commands of the shell"] = list(commands)
-    groups["Keys"] = list(keys)
-    blocks = [_block(title, entries, width) for title, entries in groups.items() if entries]
-    ending = "A statement ends with ; and may take several lines.\n"
-    return "\n".join([*blocks, ending + "help STATEMENT shows its syntax and an example."])
+    blocks = [_block(title, entries, width) for title, entries in groups.items()]
+    later = [topic.name for topic in topics if not topic.available]
+    if later:
+        names = fill(", ".join(later), width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+        blocks.append(f"Statements of later versions (they parse, and do not run yet)\n{names}\n")
+    return "\n".join(
+        [
+            *blocks,
+            _block("Commands of the shell", commands, width),
+            _block("Keys", keys, width),
+            "A statement ends with ; and may take several lines.",
+            "help STATEMENT shows its syntax and an example.",
+        ]
+    )
 
 
 def topic_text(topic: Topic) -> str:

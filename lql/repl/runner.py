@@ -46,7 +46,7 @@ class Runner:
         execute: Execute,
         *,
         timeout_s: float | None = None,
-        grace_s: float = 0.3,
+        grace_s: float = 0.2,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._execute = execute

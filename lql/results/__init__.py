@@ -15,8 +15,9 @@ STATUS  Use                                                               nothin
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
-``base`` holds the vocabulary, repeated here; ``browse``, ``forward`` and ``lifecycle`` hold the
-types of the statements that only read, that run the model, and that make or open a vindex.
+``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
+(WALK, DESCRIBE), ``show`` (SHOW, STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE) and
+``commands`` (``lql verify``, ``lql --info``).
 """
 
 from lql.results.base import (

@@ -63,8 +63,10 @@ class Lql:
         return [sys.executable, "-m", "lql", *words]
 
     def environment(self, more: dict[str, str] | None) -> dict[str, str]:
-        # One cache for all runs, so that only the first one builds the parser's table.
-        return {**os.environ, "XDG_CACHE_HOME": str(self.cache), **(more or {})}
+        # One cache for all runs, so that only the first one builds the parser's table. Streams are
+        # buffered, as users have them.
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        return {**inherited, "XDG_CACHE_HOME": str(self.cache), **(more or {})}
 
     def rows(self, statement: str, *words: str) -> Any:
         """The one JSON document that a statement prints on ``tiny.vindex``."""

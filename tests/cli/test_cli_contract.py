@@ -52,6 +52,8 @@ SCRIPT = 'USE "tiny.vindex"; WALK "x" TOP 1; SHOW LAYERS 0-1;'
         (["-e", "STATS", "-o", "no/such/dir"], 2, "cannot write"),
         (["extract", "chat_model"], 2, "-o"),
         (["run", "tiny.vindex", "x", "--max-tokens", "0"], 2, "at least 1"),
+        (["run", "tiny.vindex", "x", "--chat", "--raw"], 2, "exclude each other"),
+        (["run", "tiny.vindex", "x", "--format", "json"], 2, "unknown option --format"),
         (["-u", "missing.vindex", "-e", "STATS;"], 3, "LQL0601"),
         (["-e", 'USE "tiny.vindx";'], 3, 'did you mean "tiny.vindex"'),
         (["verify", "missing.vindex"], 3, "LQL0601"),
@@ -254,14 +256,24 @@ def test_output_goes_to_a_file(lql: Lql, tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
-def test_a_reader_that_leaves_is_no_error(lql: Lql) -> None:
-    words = ["-e", "SHOW FEATURES 1; " * 40, "--format", "json"]
+@pytest.mark.parametrize("statements", [1, 40])
+def test_a_reader_that_leaves_is_no_error(lql: Lql, statements: int) -> None:
+    words = ["-e", "SHOW FEATURES 1; " * statements, "--format", "json"]
     process = lql.start("tiny.vindex", *words)
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.read(10)
     process.stdout.close()
     assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["--info"]])
+def test_nobody_reads_the_help(lql: Lql, words: list[str]) -> None:
+    process = lql.start(*words)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.wait(timeout=60)
     assert process.stderr.read() == ""
 
 
@@ -330,7 +342,7 @@ def test_help_and_version(lql: Lql) -> None:
     for words in (["--help"], ["extract", "-h"], ["run", "-h"], ["verify", "-h"], ["demo", "-h"]):
         done = lql(*words)
         assert done.returncode == 0
-        assert "--format" in done.stdout
+        assert "--errors" in done.stdout
 
 
 def test_info_is_a_result_like_any_other(lql: Lql) -> None:

@@ -28,7 +28,7 @@ from tests.unit.vindex_files import (
     open_and_read,
     unseal,
 )
-from vindex import files, tokens
+from vindex import files, quick_tokenizer, tokens
 from vindex.errors import (
     Unsupported,
     VerifyFailed,
@@ -123,6 +123,7 @@ BINARIES = [
     "lm_head.bin",
     "down_meta.bin",
     tokens.FILE,
+    quick_tokenizer.FILE,
 ]
 
 DAMAGES: dict[str, Damage] = {
@@ -131,12 +132,18 @@ DAMAGES: dict[str, Damage] = {
     **{f"{name} empty": truncate(name, 0) for name in BINARIES},
     **{
         f"{name} longer": extend(name)
-        for name in ("gate_vectors.bin", "embeddings.bin", "down_meta.bin", tokens.FILE)
+        for name in (
+            "gate_vectors.bin",
+            "embeddings.bin",
+            "down_meta.bin",
+            tokens.FILE,
+            quick_tokenizer.FILE,
+        )
     },
     **{
         f"{name} missing": remove(name)
         for name in BINARIES
-        if name not in ("down_meta.bin", tokens.FILE)
+        if name not in ("down_meta.bin", tokens.FILE, quick_tokenizer.FILE)
     },
     "tokenizer missing": remove(files.TOKENIZER),
     "manifest missing": remove(files.MANIFEST),

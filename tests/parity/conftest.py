@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from tests.parity.laboratory import Laboratory
+from tests.parity.laboratory import Laboratory, threads
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +17,6 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Threads only slow tiny products down, and a machine that is busy makes them wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """See ``threads``."""
+    with threads(1):
+        yield

@@ -9,8 +9,11 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from lql.inference import load
 from lql.inference.decoder import Decoder
+from lql.inference.model import LoadedModel
 from lql.inference.precision import ComputeDtype
 from lql.inference.weights import load_weights
 from tests.parity.checkpoints import PROMPT_TOKENS, VOCABULARY, Row, Spelling, Written, write
@@ -20,6 +23,8 @@ from vindex.extract import extract
 from vindex.kinds import StorageDtype
 from vindex.source import ModelSource
 from vindex.store import open_vindex
+
+ALL_THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,31 @@ class Laboratory:
         return out
 
 
+def loaded(source: ModelSource) -> LoadedModel:
+    """A model ready to run."""
+    with threads(ALL_THREADS):
+        return load(source)
+
+
 def decoder(source: ModelSource) -> Decoder:
     """The decoder alone, for what ``LoadedModel`` does not offer."""
-    return Decoder(source.spec, load_weights(source, ComputeDtype.AUTO, None))
+    with threads(ALL_THREADS):
+        return Decoder(source.spec, load_weights(source, ComputeDtype.AUTO, None))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads.
+
+    Small products are fastest with one, and on a busy machine all are, by far. Loading has threads
+    of its own, which this does not reach: with one here they wait for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prompt_ids() -> tuple[int, ...]:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from lql.inference import load
 from lql.inference.decoder import Decoder
 from lql.inference.sequence import Sequence as TokenSequence
 from tests.parity.checkpoints import PROMPT_TOKENS, WINDOW, Row, Spelling
@@ -20,6 +19,7 @@ from tests.parity.laboratory import (
     Laboratory,
     decoder,
     largest,
+    loaded,
     prompt_ids,
 )
 from tests.parity.reference import Floats, Reference
@@ -49,7 +49,7 @@ exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=str)
 def test_logits_and_layer_outputs(row: Row, form: Form, laboratory: Laboratory) -> None:
     expected = laboratory.expected(row)
     with laboratory.source(row, form) as source:
-        model = load(source)
+        model = loaded(source)
         logits = largest(model.logits(prompt_ids()), expected.logits)
         layers = largest(model.layer_outputs(prompt_ids()), expected.layer_outputs)
     print(f"{row} {form}: logits {logits:.1e}, layers {layers:.1e}")
@@ -63,7 +63,7 @@ def test_greedy_generation(row: Row, form: Form, laboratory: Laboratory) -> None
     """Generation reads a cache; the reference computes every prefix anew."""
     expected = laboratory.expected(row)
     with laboratory.source(row, form) as source:
-        model = load(source)
+        model = loaded(source)
         for prompt in GREEDY_PROMPTS:
             generation = model.generate(prompt, max_tokens=GREEDY_TOKENS)
             found = tuple(token.token_id for token in generation)
@@ -114,7 +114,7 @@ def test_rounded_vindexes(row: Row, dtype: StorageDtype, laboratory: Laboratory)
     expected = laboratory.expected(row)
     rounded = rounded_reference(laboratory.written(row).model, dtype)
     with laboratory.source(row, Form(Spelling.HUB, dtype)) as source:
-        model = load(source)
+        model = loaded(source)
         logits, layers = model.logits(prompt_ids()), model.layer_outputs(prompt_ids())
     print(
         f"{row} {dtype.value}: logits {largest(logits, expected.logits):.1e},"

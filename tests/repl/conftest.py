@@ -44,10 +44,10 @@ class Typing:
     bugs: list[Exception] = field(default_factory=list)
 
     def __call__(self, keys: str) -> str:
-        """Press keys, then Ctrl-C and Ctrl-D; return what went to standard output."""
+        """Press keys, then Ctrl-D at an empty prompt; return what went to standard output."""
         reporter = Reporter(self.out, self.err)
         with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
-            pipe.send_text(f"{keys}\x03\x04")
+            pipe.send_text(f"{keys}\x04")
             Repl(self.session, self.options, reporter, on_bug=self.bugs.append).loop()
         return self.out.getvalue()
 

@@ -50,11 +50,23 @@ def test_enter_goes_on_where_a_statement_is_unfinished(typing: Typing) -> None:
     assert saved() == ["SHOW\nLAYERS\n1-1;"]
 
 
+def test_a_message_counts_every_line_of_a_paste(typing: Typing) -> None:
+    typing(paste("\\timing off\nSTATS;\n\\timing on\n\nSHOW LAYERS 99;") + "\r")
+
+    assert "<input>:5:13" in typing.err.getvalue()
+    assert "5 | SHOW LAYERS 99;" in typing.err.getvalue()
+
+
 def test_ctrl_c_clears_what_is_typed(typing: Typing) -> None:
     out = typing(f"SHOW LAYERS;{CTRL_C}SHOW LAYERS 1-1;\r")
 
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["1"]
     assert saved() == ["SHOW LAYERS 1-1;"]
+
+
+def test_ctrl_c_right_after_enter_stops_what_enter_began(typing: Typing) -> None:
+    assert typing(f"SHOW LAYERS;\r{CTRL_C}") == ""
+    assert "cancelled\n" in typing.err.getvalue()
 
 
 def test_alt_enter_always_begins_a_new_line(typing: Typing) -> None:
@@ -74,7 +86,7 @@ def test_a_wrong_statement_runs_to_be_told_why(typing: Typing) -> None:
 
 
 def test_a_paste_runs_only_with_enter(typing: Typing) -> None:
-    assert typing(paste("SHOW LAYERS;\nSHOW LAYERS;\n")) == ""
+    assert typing(paste("SHOW LAYERS;\nSHOW LAYERS;\n") + CTRL_C) == ""
     assert saved() == []
 
 
@@ -101,7 +113,7 @@ def test_a_paste_with_a_syntax_error_runs_nothing(typing: Typing) -> None:
 
 
 def test_ctrl_c_without_text_says_how_to_leave(typing: Typing) -> None:
-    typing("")
+    typing(CTRL_C)
 
     assert "Ctrl-D or \\q leaves\n" in typing.err.getvalue()
 

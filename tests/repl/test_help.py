@@ -93,7 +93,7 @@ def test_the_overview_is_grouped_and_fits_the_terminal() -> None:
     assert lines[0] == "Asking"
     assert lines[1] == "  INFER  Ask the model for the next tok…"
     assert lines.index("  \\q  leave") < lines.index("  Tab  complete")
-    assert any(line.startswith("  SAVE PATCH") for line in lines)
+    assert "  SAVE PATCH" in lines
 
 
 @pytest.mark.parametrize(

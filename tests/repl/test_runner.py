@@ -206,6 +206,23 @@ def test_ctrl_c_before_the_wait_begins_stops_the_statement_too(
     assert work.finished == 0
 
 
+def test_no_moment_is_wrong_for_ctrl_c() -> None:
+    """A KeyboardInterrupt inside a lock of ``threading`` would break it."""
+    seen: list[str] = []
+    for _ in range(60):
+        work = Work(LONG_S)
+        try:
+            with ctrl_c(work, presses=4, after_s=0.0002):
+                list(Runner(work, grace_s=LONG_S).run(script(1)))
+        except LqlError as error:
+            seen.append(error.code.id)
+        except KeyboardInterrupt:  # pressed when the statement had ended already
+            seen.append("after")
+        work.release.set()
+
+    assert len(seen) == 60
+
+
 def test_a_time_limit_stops_a_statement() -> None:
     work = Work(LONG_S)
 

@@ -86,6 +86,19 @@ def test_ctrl_c_clears_what_is_typed_and_up_brings_it_back(shell: Terminal) -> N
     shell.wait_for("> SHOW LAY")
 
 
+def test_ctrl_c_stops_a_statement_that_enter_has_only_just_begun(shell: Terminal) -> None:
+    shell.run('INFER "a" TOP 1;')  # load the backend
+    for delay_s in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
+        shell.run("\\clear")
+        shell.paste("\n".join(f'EXPLAIN INFER "{number}";' for number in range(200)))
+        shell.wait_for('"199"')
+        shell.type("\r")
+        time.sleep(delay_s)
+        shell.type(CTRL_C)
+        shell.wait_for("cancelled")
+        shell.wait_for_prompt()
+
+
 def test_ctrl_c_stops_a_running_script(shell: Terminal) -> None:
     shell.paste("\n".join(f'EXPLAIN INFER "word {number}" TOP 1;' for number in range(2000)))
     shell.wait_for('"word 1999"')
@@ -118,6 +131,16 @@ def test_ctrl_c_stops_a_long_statement_between_its_steps(
     assert any(line.startswith("cancelled") for line in terminal.screen.lines)
     terminal.run("SHOW MODELS;")  # runs once the cancelled statement has ended
     assert list(terminal.directory.iterdir()) == []
+
+
+def test_leaving_right_after_a_cancelled_statement(shell: Terminal) -> None:
+    shell.type('INFER "a" TOP 1;\r')  # loading the backend cannot be stopped at once
+    shell.settle(0.3)
+    shell.type(CTRL_C)
+    shell.wait_for_prompt()
+    shell.type(CTRL_D)
+
+    assert shell.exit_code() == 0
 
 
 def test_an_unfinished_statement_goes_on_in_the_next_line(shell: Terminal) -> None:

@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 from lql.results import Result
-from lql.results.browse import (
-    BandRow,
-    DescribeResult,
-    EdgeRow,
-    ExplainWalkResult,
-    FeatureInfoRow,
-    FeatureRow,
-    FeaturesResult,
-    LayerRow,
-    LayersResult,
-    ModelRow,
-    ModelsResult,
-    StatsResult,
-    WalkResult,
-)
+from lql.results.browse import DescribeResult, EdgeRow, ExplainWalkResult, FeatureRow, WalkResult
+from lql.results.commands import FileRow, InfoResult, VerifyResult
 from lql.results.forward import (
     ActivationRow,
     ExplainInferResult,
@@ -27,7 +14,17 @@ from lql.results.forward import (
     PromptToken,
     TokenRow,
 )
-from lql.results.lifecycle import ExtractResult, FileRow, InfoResult, UseResult, VerifyResult
+from lql.results.lifecycle import ExtractResult, UseResult
+from lql.results.show import (
+    BandRow,
+    FeatureInfoRow,
+    FeaturesResult,
+    LayerRow,
+    LayersResult,
+    ModelRow,
+    ModelsResult,
+    StatsResult,
+)
 
 TOKENS = (
     TokenRow(1, " Paris", 7042, 0.7724711298942566, 18.031408309936523),
@@ -52,7 +49,7 @@ COMPARISON = InferComparison(
     dense_s=0.021,
     walk_s=0.25,
 )
-WALK = WalkResult(prompt="The capital of", token=" of", features=FEATURES)
+WALK = WalkResult(prompt="The capital of", token=" of", token_id=282, features=FEATURES)
 DESCRIBE = DescribeResult(
     entity="France",
     edges=(
@@ -130,7 +127,7 @@ EVERY: tuple[Result, ...] = (
     INFER,
     COMPARISON,
     WALK,
-    ExplainWalkResult(prompt="of", token=" of", features=FEATURES),
+    ExplainWalkResult(prompt="of", token=" of", token_id=282, features=FEATURES),
     DESCRIBE,
     DescribeResult(entity="France", edges=DESCRIBE.edges, detailed=True),
     DescribeResult(entity="xyz", edges=(), detailed=False),

@@ -58,6 +58,7 @@ BROWSE = {
     "token_texts.bin",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer_parts.bin",
 }
 ATTENTION = BROWSE | {"attn_weights.bin", "norms.bin", "weight_manifest.json"}
 INFERENCE = ATTENTION | {"up_weights.bin", "down_weights.bin", "lm_head.bin"}
@@ -396,6 +397,33 @@ def test_overwriting_replaces_stale_files(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "v").iterdir()} == BROWSE
 
 
+@pytest.mark.parametrize("names", [["letter.txt"], ["index.json", "app.js"]])
+def test_somebody_elses_directory_is_not_overwritten(names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    for name in names:
+        (tmp_path / "v" / name).write_text("dear")
+    assert_refused(
+        CHECKPOINTS / "llama_h96", tmp_path, TargetExists, "is not a vindex", overwrite=True
+    )
+    assert sorted(os.listdir(tmp_path / "v")) == sorted(names)
+
+
+@pytest.mark.parametrize("damage", ["empty", "unsealed", "index cut"])
+def test_an_empty_directory_or_a_damaged_vindex_is_overwritten(damage: str, tmp_path: Path) -> None:
+    out = tmp_path / "v"
+    match damage:
+        case "empty":
+            out.mkdir()
+        case "unsealed":
+            extract_golden("llama_h96", out)
+            (out / files.SEAL).unlink()
+        case _:
+            extract_golden("llama_h96", out)
+            os.truncate(out / files.INDEX, 10)
+    extract_golden("llama_h96", out, overwrite=True)
+    assert verify(out).ok
+
+
 def test_quantised_extraction_is_not_there_yet(tmp_path: Path) -> None:
     assert_refused(
         CHECKPOINTS / "llama_h96", tmp_path, Unsupported, "later version", quant=Quant.Q4K
@@ -534,7 +562,9 @@ def test_a_result_that_does_not_open_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer's own mistakes are caught by the reader before anybody sees them."""
-    monkeypatch.setattr("vindex.extract.dump_manifest", lambda entries: dump_manifest(entries[1:]))
+    monkeypatch.setattr(
+        "vindex.extraction.dump_manifest", lambda entries: dump_manifest(entries[1:])
+    )
     assert_refused(
         CHECKPOINTS / "llama_h96",
         tmp_path,

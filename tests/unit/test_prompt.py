@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from lql.inference.errors import ChatTemplateFailed, NoChatTemplate
+from lql.inference.errors import ChatTemplateFailed, NoChatTemplate, PromptNotText
 from lql.inference.prompt import PromptEncoder
 from lql.syntax_words import PromptMode
 from tests.unit.tokenizer_texts import CORPUS
@@ -165,6 +165,17 @@ def test_token_texts_keep_their_spaces(made: Tokenizer) -> None:
     encoded = encoder.encode("and the capital of Germany", PromptMode.RAW)
     assert "".join(encoded.pieces).removeprefix(" ") == "and the capital of Germany"
     assert any(piece.startswith(" ") for piece in encoded.pieces[1:])
+
+
+def test_an_id_without_a_token_is_named_by_its_number() -> None:
+    assert PromptEncoder(Source(byte_level(None))).token_text(5000) == "T5000"
+
+
+@pytest.mark.parametrize("mode", list(PromptMode))
+def test_half_a_surrogate_pair_is_refused(mode: PromptMode) -> None:
+    encoder = PromptEncoder(Source(byte_level(None), template="{{ messages[0].content }}"))
+    with pytest.raises(PromptNotText, match="character 3 "):
+        encoder.encode("ab\ud83dc", mode)
 
 
 def test_a_part_of_a_character_is_a_replacement_character() -> None:

@@ -171,13 +171,13 @@ def test_model_text_is_never_markup() -> None:
 
 def test_a_pipe_has_no_width_limit() -> None:
     long = WalkResult(
-        prompt="", token="x", features=(FeatureRow(0, 0, 1.0, "y" * 500, ("z" * 500,)),)
+        prompt="", token="x", token_id=1, features=(FeatureRow(0, 0, 1.0, "y" * 500, ("z" * 500,)),)
     )
     assert "y" * 500 + "  " + "z" * 500 in render(Format.TABLE, long)
 
 
 def test_a_terminal_table_fits_and_shows_what_was_cut() -> None:
-    lines = render(Format.TABLE, samples.WALK, options=NARROW).splitlines()
+    _, *lines = render(Format.TABLE, samples.WALK, options=NARROW).splitlines()
     assert max(map(len, lines)) <= 40
     assert any(line.endswith("…") for line in lines)
     assert any(line.split()[:3] == ["20", "154", "+6.28"] for line in lines)

@@ -14,9 +14,9 @@ import lql
 from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.errors import LqlError, LqlNameError, LqlRuntimeError, LqlSyntaxError, LqlVindexError
-from lql.results.browse import FeaturesResult, LayersResult
 from lql.results.forward import ExplainInferResult, InferResult
 from lql.results.lifecycle import UseResult
+from lql.results.show import FeaturesResult, LayersResult
 from lql.session import Session, connect
 
 PROMPT = "The capital of France is"

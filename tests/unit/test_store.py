@@ -17,7 +17,7 @@ from tests.unit.vindex_files import (
     open_and_read,
     unseal,
 )
-from vindex import files, tokens
+from vindex import files, quick_tokenizer, tokens
 from vindex.checkpoint import CheckpointSource
 from vindex.errors import (
     LevelTooLow,
@@ -152,6 +152,7 @@ def test_ours_opens_as_larqls_when_stripped_of_what_is_ours(mine: Path) -> None:
     unseal(mine)
     (mine / files.CONFIG).unlink()
     (mine / tokens.FILE).unlink()
+    (mine / quick_tokenizer.FILE).unlink()
     open_and_read(mine)
 
 

@@ -66,6 +66,7 @@ def read_everything(vx: Vindex) -> None:
         vx.down_meta.records(layer)["token"].sum()
     vx.token_texts.texts(range(vx.index.vocab_size))
     vx.encode("The capital of France", special=True)
+    vx.tokenizer()
 
 
 def open_and_read(path: Path) -> None:

@@ -1,0 +1,48 @@
+"""How long the whole process of a browse statement takes, beside the imports it cannot do without.
+
+    python -m tests.bench.bench_startup VINDEX [--rounds 15]
+
+Runs ``DESCRIBE`` on a vindex and ``python -c "import numpy, lark, rich.console"`` in turn, and
+prints the best wall time of each and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+IMPORTS = "import numpy, lark, rich.console"
+STATEMENT = 'USE "{}"; DESCRIBE "France";'
+
+
+def wall_s(command: list[str]) -> float:
+    """Wall time of one process."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("vindex", type=Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    commands = {
+        "imports": [sys.executable, "-c", IMPORTS],
+        "describe": [sys.executable, "-m", "lql", "-e", STATEMENT.format(options.vindex)],
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(options.rounds):
+        for name, command in commands.items():
+            times[name].append(wall_s(command))
+    best = {name: min(values) for name, values in times.items()}
+    for name, value in best.items():
+        print(f"{name:<10} {value * 1000:6.0f} ms")
+    print(f"ratio      {best['describe'] / best['imports']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

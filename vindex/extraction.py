@@ -1,0 +1,244 @@
+"""The writing of a vindex's files into a stage, one layer at a time.
+
+Order: tokenizer, embeddings, weights, down_meta, index, seal. Peak memory is the embeddings and
+one layer: the embedding is scored from a map, in the checkpoint's own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vindex import files, quick_tokenizer, tokens
+from vindex.checkpoint import Checkpoint, Ledger
+from vindex.checkpoint.cutting import read_tensor
+from vindex.commit import write_file
+from vindex.describing import describe
+from vindex.downmeta import DownMetaWriter, Records, down_meta_bytes, make_records
+from vindex.dtypes import convert, to_float32
+from vindex.files import MappedFile
+from vindex.index import LayerInfo, dump_index
+from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.manifest import ManifestEntry, dump_manifest
+from vindex.progress import Progress
+from vindex.quick_tokenizer import QuickTokenizer
+from vindex.scoring import Embeddings, TokenScorer
+from vindex.seal import dump_seal
+from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.writing import (
+    Clock,
+    StageWriter,
+    check_finite,
+    contiguous,
+    encode_rows,
+    entry_for,
+    trim_heap,
+)
+
+DOWN_TOP_K = 10
+
+_SCORED_AT_ONCE = 1024  # features between two reports of progress
+#: Manifest order of the files; up and down matrices alternate, as in larql.
+_MANIFEST_ORDER = {
+    StorageFile.ATTENTION: 0,
+    StorageFile.UP: 1,
+    StorageFile.DOWN: 1,
+    StorageFile.NORMS: 2,
+    StorageFile.HEAD: 3,
+    StorageFile.POSITIONS: 4,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extraction:
+    """One extract: what is read, how it is written, where time is booked.
+
+    Attributes:
+        ledger: of ``checkpoint`` against ``spec``, balanced.
+        side_files: configuration and tokenizer files to carry along, by name.
+        scorer: the kernel of down_meta.
+        clock: gains the seconds of ``read``, ``hash``, ``write``, ``score`` and ``sync``.
+    """
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+    ledger: Ledger
+    side_files: Mapping[str, bytes]
+    level: ExtractLevel
+    dtype: StorageDtype
+    scorer: TokenScorer
+    progress: Progress
+    clock: Clock
+
+    @property
+    def _embed(self) -> tuple[TensorSpec, str]:
+        return next(item for item in self.ledger.used.items() if item[0].role is Role.EMBED)
+
+    @property
+    def _exact_dtype(self) -> StorageDtype:
+        """The element type that holds the checkpoint's embedding without loss."""
+        return self.checkpoint.info(self._embed[1]).dtype
+
+    @property
+    def _needs_scratch(self) -> bool:
+        """Whether ``embeddings.bin`` rounds, so that scoring needs the exact values beside it."""
+        return self.dtype not in (StorageDtype.F32, self._exact_dtype)
+
+    def _stored(self) -> list[tuple[TensorSpec, str]]:
+        """Tensors to store besides the embedding, with their checkpoint names, model order."""
+        return [
+            (tensor, name)
+            for tensor, name in self.ledger.used.items()
+            if tensor.level <= self.level and tensor.role is not Role.EMBED
+        ]
+
+    def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
+        return StorageDtype.F32 if tensor.role.is_bias else self.dtype
+
+    def bytes_needed(self) -> int:
+        """An upper estimate of what the stage takes on the disk, scratch included."""
+        embed, _ = self._embed
+        total = sum(
+            files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
+            for tensor, _ in [(embed, ""), *self._stored()]
+        )
+        if self._needs_scratch:
+            total += files.tensor_bytes(embed.shape, self._exact_dtype.itemsize)
+        total += down_meta_bytes([layer.ffn.width for layer in self.spec.layers], DOWN_TOP_K)
+        return total + 4 * sum(len(data) for data in self.side_files.values())
+
+    def write(self, writer: StageWriter) -> None:
+        """Write every file of the stage, the seal last."""
+        for name, data in self.side_files.items():
+            writer.whole(name, data)
+        blank = self._write_tokens(writer)
+        trim_heap()
+        self._write_embeddings(writer)
+        layers, entries = self._write_weights(writer)
+        self._write_down_meta(writer, blank)
+        if entries:
+            writer.whole(files.MANIFEST, dump_manifest(entries))
+        index = describe(
+            self.checkpoint,
+            self.spec,
+            self.ledger,
+            layers,
+            level=self.level,
+            dtype=self.dtype,
+            down_top_k=DOWN_TOP_K,
+        )
+        checksums = writer.checksums(files.LARQL_CHECKSUMMED)
+        writer.whole(files.INDEX, dump_index(index.with_checksums(checksums)))
+        writer.settle()
+        write_file(writer.directory / files.SEAL, dump_seal(writer.seal()))
+
+    def _write_tokens(self, writer: StageWriter) -> npt.NDArray[np.bool_]:
+        """What browsing needs of the tokenizer; which tokens have no text, ``[V]``."""
+        path = Path(self.checkpoint.name, files.TOKENIZER)
+        data = self.side_files[files.TOKENIZER]
+        tokenizer = tokens.load_tokenizer(data, path)
+        tokens.check_vocabulary(tokenizer, self.spec.vocab_size, path)
+        texts = tokens.decode_all(tokenizer, self.spec.vocab_size)
+        writer.whole(tokens.FILE, tokens.token_texts_bytes(texts))
+        parts = quick_tokenizer.tokenizer_parts(data, path)
+        if parts is not None:
+            writer.whole(quick_tokenizer.FILE, parts)
+            quick = QuickTokenizer(MappedFile(writer.directory, quick_tokenizer.FILE))
+            if not quick_tokenizer.agrees(quick, tokenizer, texts):
+                writer.drop(quick_tokenizer.FILE)
+        return tokens.blank_tokens(texts)
+
+    def _write_embeddings(self, writer: StageWriter) -> None:
+        """``embeddings.bin``, and the exact values in a scratch file if they differ."""
+        tensor, name = self._embed
+        exact = self._exact_dtype
+        self.progress.phase("embeddings", files.tensor_bytes(tensor.shape, exact.itemsize))
+        for rows in encode_rows(self.checkpoint, tensor, name, exact, self.clock):
+            if self._needs_scratch:
+                with self.clock.measure("write", rows.nbytes):
+                    writer.scratch.write(contiguous(rows))
+            with self.clock.measure("read"):
+                encoded = convert(rows, exact, self.dtype)
+                check_finite(encoded, self.dtype, name, partial(to_float32, rows, exact))
+            writer.file(files.EMBEDDINGS).write(contiguous(encoded))
+            self._step(rows.nbytes)
+        writer.finish(files.EMBEDDINGS)
+
+    def _write_weights(self, writer: StageWriter) -> tuple[list[LayerInfo], list[ManifestEntry]]:
+        """Every other tensor, model order: where the gate blocks lie, and the manifest."""
+        stored = self._stored()
+        self.progress.phase(
+            "weights",
+            sum(files.tensor_bytes(t.shape, self._dtype_of(t).itemsize) for t, _ in stored),
+        )
+        layers: list[LayerInfo] = []
+        entries: list[tuple[int, ManifestEntry]] = []
+        for tensor, name in stored:
+            dtype = self._dtype_of(tensor)
+            file = writer.file(tensor.file.value)
+            file.align(dtype.itemsize)
+            entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
+            if tensor.role is Role.GATE:
+                assert tensor.layer is not None, "gate matrices belong to a layer"
+                layers.append(LayerInfo(tensor.layer, tensor.shape[0], entry.offset, entry.length))
+            else:
+                entries.append((_MANIFEST_ORDER[tensor.file], entry))
+            for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock):
+                file.write(contiguous(rows))
+                self._step(rows.nbytes)
+        for name in {tensor.file.value: None for tensor, _ in stored}:
+            writer.finish(name)
+        entries.sort(key=lambda item: item[0])
+        return layers, [entry for _, entry in entries]
+
+    def _write_down_meta(self, writer: StageWriter, blank: npt.NDArray[np.bool_]) -> None:
+        """``down_meta.bin``: the exact best tokens of every down column."""
+        down = [item for item in self.ledger.used.items() if item[0].role is Role.DOWN]
+        self.progress.phase("features", sum(tensor.shape[1] for tensor, _ in down), "features")
+        meta = DownMetaWriter(writer.file(files.DOWN_META).write, self.spec.num_layers, DOWN_TOP_K)
+        with self._exact_embeddings(writer) as embeddings:
+            with self.clock.measure("score"):
+                self.scorer.begin(embeddings)
+            for tensor, name in down:
+                with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
+                    matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+                    check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
+                    columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+                meta.layer(np.concatenate(list(self._records(columns, blank))))
+        writer.finish(files.DOWN_META)
+
+    def _records(
+        self, columns: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]
+    ) -> Iterator[Records]:
+        """Records of a layer's down columns ``[F, D]``, so many at a time."""
+        for start in range(0, len(columns), _SCORED_AT_ONCE):
+            part = columns[start : start + _SCORED_AT_ONCE]
+            with self.clock.measure("score", part.nbytes):
+                best = self.scorer.top(part, DOWN_TOP_K)
+            yield make_records(best, blank, DOWN_TOP_K)
+            self._step(len(part))
+
+    @contextmanager
+    def _exact_embeddings(self, writer: StageWriter) -> Iterator[Embeddings]:
+        """The checkpoint's embedding, mapped from the scratch file or ``embeddings.bin``."""
+        tensor, _ = self._embed
+        dtype = self._exact_dtype if self._needs_scratch else self.dtype
+        name = writer.scratch.name if self._needs_scratch else files.EMBEDDINGS
+        mapped = MappedFile(writer.directory, name)
+        try:
+            yield Embeddings(mapped.array(0, tensor.shape, dtype), dtype, release=mapped.release)
+        finally:
+            self.scorer.end()
+        writer.drop_scratch()
+
+    def _step(self, amount: int) -> None:
+        """Report progress, give back pages, and stop here if asked to."""
+        self.checkpoint.release()
+        self.progress.advance(amount)
+        self.progress.check()
