@@ -21,13 +21,8 @@ from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
-<<<<<<< HEAD
 from lql.inference.norms import HiddenNorm
-from lql.inference.rows import torch_view
-=======
-from lql.inference.norms import Norm
 from lql.inference.rows import is_mapped, torch_view
->>>>>>> main
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec

@@ -8,14 +8,9 @@ import pytest
 import torch
 
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
-<<<<<<< HEAD
 from tests.parity.checkpoints import Spelling
-from tests.parity.laboratory import Form, Laboratory, largest, prompt_ids
-from tests.parity.rows import ROWS
-=======
-from tests.parity.checkpoints import ROWS, Spelling
 from tests.parity.laboratory import Form, Laboratory, largest, loaded, prompt_ids
->>>>>>> main
+from tests.parity.rows import ROWS
 from tests.parity.test_parity import LOGITS_WITHIN
 from vindex.spec import Role
 
