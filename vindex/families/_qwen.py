@@ -6,9 +6,9 @@ from collections.abc import Container
 from typing import Any
 
 from vindex.errors import Unsupported
-from vindex.families import _larql_index
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import layer_kinds, read_attention
-from vindex.families._base import Rebuilt
+from vindex.families._base import GgufFacts, Rebuilt
 from vindex.families._config import MAX_LAYERS, MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Geometry
 from vindex.families._rope import RopeDefaults
@@ -63,3 +63,14 @@ def rebuild(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
             hint=_larql_index.SUPPLY_CONFIG,
         )
     return _larql_index.assume_unscaled(rebuilt, index)
+
+
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """What ``config.json`` has in common for Qwen's GGUF files, which never slide."""
+    config = _gguf_config.common(facts)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    config["model_type"] = facts.architecture
+    config["hidden_act"] = "silu"
+    config["use_sliding_window"] = False
+    config["rope_scaling"] = _gguf_config.rope_scaling(facts)
+    return config

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
+from typing import Any
 
-from vindex.families import _larql_index
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import Family, Rebuilt
+from vindex.families._base import Family, GgufFacts, GgufRules, Rebuilt
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -52,10 +53,20 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``gemma``."""
+    config = _gguf_config.common(facts)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    config["model_type"] = "gemma"
+    config["rope_scaling"] = _gguf_config.rope_scaling(facts)
+    return config
+
+
 FAMILY = Family(
     name="gemma",
     model_types=("gemma",),
     prefixes=("model.",),
     build=build,
     from_index=from_index,
+    gguf=GgufRules(architectures=("gemma",), config=gguf_config, norm_offset=True),
 )

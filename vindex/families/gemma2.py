@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from vindex.families import _larql_index
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import layer_kinds, make_layers, make_model, read_attention
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Defaults, Geometry, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -25,6 +26,7 @@ _DEFAULTS = Defaults(max_positions=8192, vocab_size=256000, heads=8, kv_heads=4,
 _DEFAULT_WINDOW = 4096
 _ATTENTION_CAP = 50.0
 _FINAL_CAP = 30.0
+_LAYERS_27B = 46
 
 
 def build(config: ConfigReader) -> ModelSpec:
@@ -72,10 +74,30 @@ def _cap(config: ConfigReader, key: str, default: float) -> float | None:
     return config.number(key, default)
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``gemma2``."""
+    config = _gguf_config.common(facts)
+    own = _gguf_config.reader(facts)
+    config["model_type"] = "gemma2"
+    # llama.cpp decides by the layer count as well: only the 27B scales by D / H.
+    is_27b = config["num_hidden_layers"] == _LAYERS_27B
+    config["query_pre_attn_scalar"] = (
+        config["hidden_size"] / config["num_attention_heads"] if is_27b else config["head_dim"]
+    )
+    config["sliding_window"] = own.integer(
+        "attention.sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS
+    )
+    config["attn_logit_softcapping"] = own.number("attn_logit_softcapping", _ATTENTION_CAP)
+    config["final_logit_softcapping"] = own.number("final_logit_softcapping", _FINAL_CAP)
+    config["rope_scaling"] = _gguf_config.rope_scaling(facts)
+    return config
+
+
 FAMILY = Family(
     name="gemma2",
     model_types=("gemma2",),
     prefixes=("model.",),
     build=build,
     from_index=_larql_index.lossy("the soft cap of attention scores is not recorded"),
+    gguf=GgufRules(architectures=("gemma2",), config=gguf_config, norm_offset=True),
 )

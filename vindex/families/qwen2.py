@@ -10,10 +10,10 @@ from collections.abc import Container
 
 from vindex.families import _larql_index
 from vindex.families._assemble import make_layers, make_model
-from vindex.families._base import Family, Rebuilt
+from vindex.families._base import Family, GgufRules, Rebuilt
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
-from vindex.families._qwen import read_attentions, rebuild
+from vindex.families._qwen import gguf_config, read_attentions, rebuild
 from vindex.index import VindexIndex
 from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec
 
@@ -43,4 +43,5 @@ FAMILY = Family(
     prefixes=("model.",),
     build=build,
     from_index=from_index,
+    gguf=GgufRules(architectures=("qwen2",), config=gguf_config),
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Container
 
 from vindex.families._assemble import make_layers, make_model
-from vindex.families._base import Family, Rebuilt
+from vindex.families._base import Family, GgufRules, Rebuilt
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
-from vindex.families._qwen import read_attentions, rebuild
+from vindex.families._qwen import gguf_config, read_attentions, rebuild
 from vindex.index import VindexIndex
 from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec
 
@@ -37,4 +37,5 @@ FAMILY = Family(
     prefixes=("model.",),
     build=build,
     from_index=from_index,
+    gguf=GgufRules(architectures=("qwen3",), config=gguf_config),
 )
