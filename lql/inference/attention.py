@@ -128,7 +128,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     spec = layer.spec
     tokens, heads, kv_heads, size = x.shape[0], spec.heads, spec.kv_heads, spec.head_size
 
-    # Never coarse: keys outlive the step, and rounding them is half of the error of a coarse one.
+    # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
     qkv = layer.qkv(x).view(tokens, heads + 2 * kv_heads, size)  # [T, H + 2K, S]
     qk = qkv[:, : heads + kv_heads]
     if layer.qk_norm is not None:

@@ -38,8 +38,10 @@ class LoadedModel:
     """A model whose weights are ready to multiply. One caller at a time.
 
     Every answer is exact for the stored weights up to float32 rounding, with one exception: of a
-    prompt of more than some 190 tokens on 16-bit weights, all but the last 32 tokens are read in
-    bfloat16 arithmetic. ``logits`` and ``layer_outputs`` never round.
+    prompt of 192 tokens or more on 16-bit weights, all but the last 32 are read in part in
+    bfloat16. Over 25 texts of 512 tokens on SmolLM2 no probability moved by more than .0025, and
+    the largest movement was .0007 on average (transformers in bfloat16: .025 and .0083).
+    ``logits`` and ``layer_outputs`` never round.
 
     Args:
         source: stays open as long as the model is used.

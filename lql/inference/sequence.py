@@ -19,7 +19,7 @@ from vindex.spec import ModelSpec, RopeScaling
 # A long prompt is read in two parts: all but its last tokens in rounded arithmetic, then those
 # exactly. Nobody sees the first part's outputs; only its keys and values reach the prediction,
 # each averaged with many others. See ``LoadedModel`` for the error that this leaves.
-COARSE_FROM = 160  # tokens from which rounded products are faster, conversion included
+COARSE_FROM = 160  # tokens before the tail from which rounded products pay for their conversion
 EXACT_TAIL = 32  # last tokens that are always exact
 _COARSE_CHUNK = 512  # tokens at a time, so that memory does not grow with the prompt
 

@@ -118,6 +118,15 @@ def test_values_beyond_half_precision_are_multiplied_in_float32(
     assert error(product, rows, 2) < 2e-6
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_stored_infinities_are_not_made_finite(value: float, mapped: Store) -> None:
+    values = random(8, 16)
+    values[3, 5] = value
+    product = ready(Rows([Part(mapped(values, F16))]), ComputeDtype.F16)
+    finite = torch.isfinite(product(torch.ones(1, 16)))[0]
+    assert finite.tolist() == [row != 3 for row in range(8)]
+
+
 def test_float32_can_be_asked_for_half_precision_and_the_other_way_round(mapped: Store) -> None:
     single = Rows([Part(mapped(random(64, 64), F32))])
     half = Rows([Part(mapped(random(64, 64), F16))])
