@@ -13,13 +13,13 @@ from typing import Any
 
 from vindex.bands import bands_for
 from vindex.checkpoint import Checkpoint, Ledger
-from vindex.errors import Unsupported
 from vindex.index import IndexModelConfig, LayerInfo, Source, VindexIndex, shortest_float32
 from vindex.kinds import ExtractLevel, StorageDtype
-from vindex.spec import AttentionKind, ModelSpec, Role
+from vindex.spec import AttentionKind, AttentionSpec, ModelSpec, Role
 
 #: What larql calls itself in ``source.larql_version``; the key is required.
 LARQL_VERSION = "0.1.0"
+_DEFAULT_THETA = 10000.0  # the key is required; larql writes this for models without rope
 
 
 def describe(
@@ -70,22 +70,15 @@ def describe(
 
 
 def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig:
-    """A model's facts under larql's names.
-
-    Raises:
-        Unsupported: attention that larql's index cannot even name (no rope, mixed head counts).
-    """
+    """A model's facts under larql's names."""
     full = _first(spec, AttentionKind.FULL)
     sliding = _first(spec, AttentionKind.SLIDING)
     main = full or sliding
     assert main is not None, "a model has layers"
-    if main.rope is None:
-        raise Unsupported(f"{spec.model_type}: index.json cannot describe attention without rope")
     window = None if sliding is None else sliding.window
     mixed = full is not None and sliding is not None
     # Where full layers have other heads, larql's plain keys speak of the sliding layers.
     plain = sliding if full is not None and sliding is not None else main
-    turning = None if main.rope is None else main.rope.turning_pairs
     shared = sum(layer.attention.kv_source is not None for layer in spec.layers)
     kinds = tuple(layer.attention.kind.value for layer in spec.layers)
     return IndexModelConfig(
@@ -93,11 +86,10 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         head_dim=plain.head_size,
         num_q_heads=plain.heads,
         num_kv_heads=plain.kv_heads,
-        rope_base=main.rope.theta,
+        rope_base=_DEFAULT_THETA if main.rope is None else main.rope.theta,
         sliding_window=window,
         global_head_dim=main.head_size if main.head_size != plain.head_size else None,
         num_global_kv_heads=main.kv_heads if main.kv_heads != plain.kv_heads else None,
-        partial_rotary_factor=None if turning is None else 2 * turning / main.head_size,
         attention_k_eq_v=any(layer.attention.values_are_keys for layer in spec.layers),
         num_kv_shared_layers=shared or None,
         per_layer_embed_dim=None if spec.ple is None else spec.ple.size,
@@ -106,11 +98,30 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         rope_local_base=sliding.rope.theta if mixed and sliding and sliding.rope else None,
         query_pre_attn_scalar=_query_scalar(config),
         final_logit_softcapping=spec.logit_softcap,
+        partial_rotary_factor=_partial(main),
+        attention_multiplier=_unless_one(config.get("attention_multiplier")),
+        residual_multiplier=_unless_one(spec.layers[0].residual_multiplier),
+        logits_scaling=_unless_one(spec.logit_divisor),
         norm_eps=spec.final_norm.eps,
     )
 
 
-def _first(spec: ModelSpec, kind: AttentionKind) -> Any:
+def _partial(attention: AttentionSpec) -> float | None:
+    """The share of a head that turns, where that is not all of it."""
+    rope = attention.rope
+    if rope is None:
+        return None
+    if rope.turning_pairs is not None:
+        return 2 * rope.turning_pairs / attention.head_size
+    share = rope.rotary_size / attention.head_size
+    return None if share == 1 else share
+
+
+def _unless_one(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value != 1 else None
+
+
+def _first(spec: ModelSpec, kind: AttentionKind) -> AttentionSpec | None:
     return next((layer.attention for layer in spec.layers if layer.attention.kind is kind), None)
 
 

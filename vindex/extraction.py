@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vindex import files, ple, quick_tokenizer, tokens
 from vindex.checkpoint import Checkpoint, Ledger
+from vindex.checkpoint.cutting import read_tensor
 from vindex.commit import write_file
 from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, Records, down_meta_bytes, make_records
@@ -44,17 +45,6 @@ from vindex.writing import (
 DOWN_TOP_K = 10
 
 _SCORED_AT_ONCE = 1024  # features between two reports of progress
-_BIASES = frozenset(
-    {
-        Role.Q_BIAS,
-        Role.K_BIAS,
-        Role.V_BIAS,
-        Role.O_BIAS,
-        Role.GATE_BIAS,
-        Role.UP_BIAS,
-        Role.DOWN_BIAS,
-    }
-)
 #: Manifest order of the files; up and down matrices alternate, as in larql.
 _MANIFEST_ORDER = {
     StorageFile.ATTENTION: 0,
@@ -63,6 +53,7 @@ _MANIFEST_ORDER = {
     StorageFile.NORMS: 2,
     StorageFile.PLE: 3,
     StorageFile.HEAD: 4,
+    StorageFile.POSITIONS: 5,
 }
 
 
@@ -112,7 +103,7 @@ class Extraction:
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
         if tensor.file is ple.FILE:
             return ple.DTYPE
-        return StorageDtype.F32 if tensor.role in _BIASES else self.dtype
+        return StorageDtype.F32 if tensor.role.is_bias else self.dtype
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""
@@ -172,7 +163,7 @@ class Extraction:
         tensor, name = self._embed
         exact = self._exact_dtype
         self.progress.phase("embeddings", files.tensor_bytes(tensor.shape, exact.itemsize))
-        for rows in encode_rows(self.checkpoint, name, exact, self.clock):
+        for rows in encode_rows(self.checkpoint, tensor, name, exact, self.clock):
             if self._needs_scratch:
                 with self.clock.measure("write", rows.nbytes):
                     writer.scratch.write(contiguous(rows))
@@ -203,7 +194,7 @@ class Extraction:
             else:
                 entries.append((_MANIFEST_ORDER[tensor.file], entry))
             hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
-            for rows in encode_rows(self.checkpoint, name, dtype, self.clock, hint):
+            for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock, hint):
                 file.write(contiguous(rows))
                 self._step(rows.nbytes)
         for name in {tensor.file.value: None for tensor, _ in stored}:
@@ -221,7 +212,7 @@ class Extraction:
                 self.scorer.begin(embeddings)
             for tensor, name in down:
                 with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
-                    matrix = self.checkpoint.read(name, StorageDtype.F32)
+                    matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
                     check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
                     columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
                 meta.layer(np.concatenate(list(self._records(columns, blank))))

@@ -68,6 +68,11 @@ class RopeSpec:
         interleaved: rotate pairs (2i, 2i+1) instead of (i, i + rotary_size / 2).
         turning_pairs: proportional only: the first so many pairs turn, as those of a whole
             head do; the others stand still.
+        low_dim, high_dim: yarn: pairs below the first keep their frequency, pairs from the second
+            on are stretched, those between are blended.
+        short_factors, long_factors: longrope: stretch of each pair, [rotary_size / 2], for
+            sequences of at most ``original_max_positions`` and for longer ones.
+        attention_factor: yarn and longrope: factor on cosine and sine.
     """
 
     theta: float
@@ -79,6 +84,11 @@ class RopeSpec:
     original_max_positions: int | None = None
     interleaved: bool = False
     turning_pairs: int | None = None
+    low_dim: float | None = None
+    high_dim: float | None = None
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
 
 
 class AttentionKind(Enum):
@@ -86,6 +96,13 @@ class AttentionKind(Enum):
 
     FULL = "full_attention"
     SLIDING = "sliding_attention"
+
+
+class QkNormSpan(Enum):
+    """What a norm of q and k takes its statistics over."""
+
+    HEAD = "head"  # each head on its own; one weight [S] for all
+    PROJECTION = "projection"  # all heads together; weights [H * S] and [K * S]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +113,8 @@ class AttentionSpec:
         window: keys visible to a query including itself (``None`` for full attention).
         scale: factor on q·k.
         softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
-        qk_norm: per-head norm of q and k before rope, or ``None``.
+        qk_norm: norm of q and k before rope, or ``None``.
+        qk_norm_span: what its statistics are taken over.
         rope: ``None`` for models with learned positions.
         v_norm: per-head norm of v, without a weight, or ``None``.
         values_are_keys: v is what the key projection gives, before k's norm and rope; there is no
@@ -114,6 +132,7 @@ class AttentionSpec:
     window: int | None = None
     softcap: float | None = None
     qk_norm: NormSpec | None = None
+    qk_norm_span: QkNormSpan = QkNormSpan.HEAD
     qkv_bias: bool = False
     output_bias: bool = False
     v_norm: NormSpec | None = None
@@ -136,10 +155,36 @@ class Placement(Enum):
 
     PRE: ``h += attn(n1 h); h += ffn(n2 h)``.
     SANDWICH: ``h += n1b(attn(n1 h)); h += n2b(ffn(n2 h))`` (Gemma 2, 3).
+    POST: ``h += n1b(attn(h)); h += n2b(ffn(h))`` (OLMo 2).
+    PARALLEL: ``h += attn(n1 h) + ffn(n2 h)`` (GPT-NeoX).
+    PARALLEL_SHARED: ``h += attn(n1 h) + ffn(n1 h)`` (Phi 1 and 2).
     """
 
     PRE = "pre"
     SANDWICH = "sandwich"
+    POST = "post"
+    PARALLEL = "parallel"
+    PARALLEL_SHARED = "parallel_shared"
+
+    @property
+    def norms_inputs(self) -> bool:
+        """Whether attention and FFN read normed values."""
+        return self is not Placement.POST
+
+    @property
+    def norms_ffn_input(self) -> bool:
+        """Whether the FFN's input has a norm of its own."""
+        return self not in (Placement.POST, Placement.PARALLEL_SHARED)
+
+    @property
+    def norms_outputs(self) -> bool:
+        """Whether what attention and FFN add to the residual stream is normed."""
+        return self in (Placement.SANDWICH, Placement.POST)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the FFN reads the residual stream that attention reads."""
+        return self in (Placement.PARALLEL, Placement.PARALLEL_SHARED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +193,7 @@ class LayerSpec:
 
     Attributes:
         scaled: the residual stream is multiplied by a stored number at the layer's end.
+        residual_multiplier: factor on what attention and FFN add to the residual stream.
     """
 
     index: int
@@ -156,6 +202,7 @@ class LayerSpec:
     placement: Placement
     norm: NormSpec
     scaled: bool = False
+    residual_multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +227,17 @@ class Role(Enum):
     """What a tensor does in the forward pass; with a layer index it identifies a tensor."""
 
     EMBED = "embed"
+    POSITIONS = "positions"  # learned position embeddings
     FINAL_NORM = "final_norm"
     HEAD = "head"
+    FINAL_NORM_BIAS = "final_norm_bias"
+    HEAD_BIAS = "head_bias"
     ATTN_NORM = "attn_norm"  # before attention
     ATTN_POST_NORM = "attn_post_norm"  # on the attention output (sandwich)
     FFN_NORM = "ffn_norm"  # before the FFN
     FFN_POST_NORM = "ffn_post_norm"  # on the FFN output (sandwich)
+    ATTN_NORM_BIAS = "attn_norm_bias"
+    FFN_NORM_BIAS = "ffn_norm_bias"
     Q = "q"
     K = "k"
     V = "v"
@@ -210,6 +262,11 @@ class Role(Enum):
     PLE_OUTPUT = "ple_output"  # O
     PLE_NORM = "ple_norm"  # on what O gives
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added, not multiplied; a vindex keeps those in float32."""
+        return self.value.endswith("_bias")
+
 
 class StorageFile(Enum):
     """The vindex file a tensor lives in (vindex-format.md section 2)."""
@@ -221,7 +278,32 @@ class StorageFile(Enum):
     DOWN = "down_weights.bin"
     NORMS = "norms.bin"
     PLE = "ple_weights.bin"
+    POSITIONS = "position_embeddings.bin"  # ours: larql has no learned positions
     HEAD = "lm_head.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Rows of a checkpoint tensor that make up a vindex tensor.
+
+    The checkpoint tensor, turned over first if ``transposed``, consists of ``blocks`` equal blocks
+    of rows; rows ``start..stop`` of every block, below each other, are the vindex tensor. Fused
+    projections have one block, GPT-NeoX's q, k and v one for each head.
+
+    Attributes:
+        key: of the checkpoint tensor, without the family's prefix.
+        shape: of the checkpoint tensor, as it is there.
+        start, stop: rows within each block.
+        blocks: how many.
+        transposed: the checkpoint has ``[in, out]``.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    blocks: int = 1
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +318,7 @@ class TensorSpec:
         file: where the vindex keeps it.
         level: the lowest extract level that stores it.
         optional: may be absent (an lm_head of a tied model).
+        cut: where in a checkpoint it comes from; ``None`` if it is there under ``key``.
     """
 
     role: Role
@@ -245,6 +328,20 @@ class TensorSpec:
     file: StorageFile
     level: ExtractLevel
     optional: bool = False
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedPositions:
+    """Position embeddings that are looked up and added to the token embeddings.
+
+    Attributes:
+        rows: of the table.
+        offset: the row of position 0.
+    """
+
+    rows: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +352,10 @@ class ModelSpec:
         family: name of the family module that built it (``llama``, ``gemma3``).
         model_type: the config's own ``model_type``, as written to ``index.json``.
         embed_scale: factor on looked-up embeddings.
+        logit_divisor: what logits are divided by, before the soft cap.
         logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
+        positions: learned positions, or ``None``.
+        head_bias: whether the head has one.
         tied: the config says the head is the embedding.
         tensors: every tensor needed, model order: embed, layers ascending, final norm, head.
         ple: per-layer embeddings, or ``None``.
@@ -273,6 +373,9 @@ class ModelSpec:
     max_positions: int
     tensors: tuple[TensorSpec, ...]
     logit_softcap: float | None = None
+    logit_divisor: float = 1.0
+    positions: LearnedPositions | None = None
+    head_bias: bool = False
     ple: PleSpec | None = None
     starts_with_bos: bool = False
 

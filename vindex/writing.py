@@ -24,12 +24,14 @@ import numpy.typing as npt
 
 from vindex import files, ple
 from vindex.checkpoint import Checkpoint
+from vindex.checkpoint.cutting import read_rows
 from vindex.commit import sync_file
 from vindex.dtypes import Array, count_not_finite
 from vindex.errors import VindexInvalid
 from vindex.kinds import StorageDtype
 from vindex.manifest import KIND_TENSOR, KIND_TENSOR_F16, KIND_VECTOR, ManifestEntry
 from vindex.seal import Seal, SealedFile
+from vindex.spec import TensorSpec
 
 _SCRATCH = ".scratch"
 _COPY_BYTES = 16 << 20
@@ -204,28 +206,29 @@ class StageWriter:
 
 def encode_rows(
     checkpoint: Checkpoint,
+    tensor: TensorSpec,
     name: str,
     dtype: StorageDtype,
     clock: Clock,
     hint: str = OTHER_DTYPE,
 ) -> Iterator[Array]:
-    """A checkpoint tensor in ``dtype``'s carrier, some rows at a time, each checked to be finite.
+    """A tensor in ``dtype``'s carrier, some rows at a time, each checked to be finite.
 
     Args:
+        name: of the checkpoint tensor that it is or is cut from.
         hint: what to do about a value that ``dtype`` cannot hold.
 
     Raises:
         VindexInvalid: the tensor holds NaN or infinity, or a value that ``dtype`` cannot hold.
     """
-    info = checkpoint.info(name)
-    rows = info.shape[0]
-    row_bytes = files.tensor_bytes(info.shape[1:], 4)
+    rows = tensor.shape[0]
+    row_bytes = files.tensor_bytes(tensor.shape[1:], 4)
     step = max(1, _COPY_BYTES // max(1, row_bytes))
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         with clock.measure("read", (stop - start) * row_bytes):
-            part = checkpoint.read_rows(name, start, stop, dtype)
-            exact = partial(checkpoint.read_rows, name, start, stop, StorageDtype.F32)
+            part = read_rows(checkpoint, tensor, name, start, stop, dtype)
+            exact = partial(read_rows, checkpoint, tensor, name, start, stop, StorageDtype.F32)
             check_finite(part, dtype, name, exact, hint)
         yield part
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lql.inference.cache import LayerCache
 from lql.inference.linear import Coarse, Linear
-from lql.inference.norms import Norm
+from lql.inference.norms import Norm, ProjectionNorm
 from lql.inference.rope import Rope, rotate_
 from vindex.spec import AttentionSpec
 
@@ -35,8 +35,8 @@ class Attention:
         qkv: rows of q, k and v below each other; those of q and k in ``rope.lane_order``. Without
             those of v where values are keys, and of q alone where the layer reads the keys of an
             earlier one.
-        qk_norm: of every head on its own; its factor is [H + K, S], q's weight for each query
-            head, then k's for each key head. ``None`` where the model has none.
+        qk_norm: a ``Norm`` is of every head on its own; its factor is [H + K, S], q's weight for
+            each query head, then k's for each key head. ``None`` where the model has none.
         v_norm: of every value head; ``None`` where the model has none.
         value_lanes: int64 [S], where values are keys: the lanes of a key in stored order.
         rope: ``None`` for models with learned positions.
@@ -45,7 +45,7 @@ class Attention:
     spec: AttentionSpec
     qkv: Linear
     output: Linear
-    qk_norm: Norm | None
+    qk_norm: Norm | ProjectionNorm | None
     rope: Rope | None
     v_norm: Norm | None = None
     value_lanes: Tensor | None = None

@@ -21,7 +21,7 @@ from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
-from lql.inference.norms import Norm
+from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.rows import is_mapped, torch_view
 from vindex.dtypes import to_float32
@@ -33,27 +33,37 @@ from vindex.spec import ModelSpec
 class Layer:
     """Weights of one decoder layer; what the model does not have is ``None``.
 
-    ``scalar`` is float32 [1], the factor of the layer's output.
+    Attributes:
+        per_layer: how a per-layer embedding is added, after the FFN.
+        scalar: float32 [1], factor on the layer's output.
+        parallel: the FFN reads the residual stream that attention reads.
+        residual_multiplier: factor on what attention and FFN add to the residual stream.
     """
 
     index: int
-    attn_norm: Norm
+    attn_norm: HiddenNorm | None
     attention: Attention
-    attn_post_norm: Norm | None
-    ffn_norm: Norm
+    attn_post_norm: HiddenNorm | None
+    ffn_norm: HiddenNorm | None
     feed_forward: FeedForward
-    ffn_post_norm: Norm | None
+    ffn_post_norm: HiddenNorm | None
     per_layer: PerLayer | None
     scalar: Tensor | None
+    parallel: bool
+    residual_multiplier: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """All weights of a model. ``embed`` [V, D] is as stored: only looked-up rows are converted."""
+    """All weights of a model.
+
+    ``embed`` [V, D] and ``positions`` are as stored: only looked-up rows are converted.
+    """
 
     embed: StoredTensor
+    positions: StoredTensor | None
     layers: tuple[Layer, ...]
-    final_norm: Norm
+    final_norm: HiddenNorm
     head: Linear
     per_layer: PerLayerEmbeddings | None
 
@@ -93,6 +103,7 @@ class Decoder:
         ids: Sequence[int],
         cache: KvCache,
         *,
+        length: int | None = None,
         coarse: Coarse | None = None,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
@@ -103,6 +114,8 @@ class Decoder:
         Args:
             ids: T >= 1 token ids of the vocabulary.
             cache: with room for T more. If the pass is cancelled it is of no further use.
+            length: tokens that the sequence will have before any output is looked at; by default
+                those in the cache and these. Rotations may depend on it.
             coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
             feed_forward: the rule that evaluates the FFNs.
             observe: called at every tap.
@@ -111,8 +124,8 @@ class Decoder:
         Returns:
             The residual stream after the last layer, float32 [T, D].
         """
-        step = self._step(cache.length, cache.length + len(ids), coarse)
-        h = self._embed(ids)  # [T, D]
+        step = self._step(cache.length, cache.length + len(ids), length, coarse)
+        h = self._embed(ids, cache.length)  # [T, D]
         extra = self._per_layer_inputs(ids, h)
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             if cancel is not None:
@@ -124,6 +137,8 @@ class Decoder:
     def logits(self, h: Tensor) -> Tensor:
         """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
         logits = self._weights.head(self._weights.final_norm(h))
+        if self.spec.logit_divisor != 1.0:
+            logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
@@ -144,10 +159,14 @@ class Decoder:
     def resident_bytes(self) -> int:
         """Memory of the prepared matrices and of embeddings that are not mapped."""
         matrices = (*self._matrices, self._weights.head)
-        tables = [self._weights.embed.array]
-        if self._weights.per_layer is not None:
-            tables.append(self._weights.per_layer.table.array)
-        held = sum(table.nbytes for table in tables if not is_mapped(table))
+        per_layer = self._weights.per_layer
+        tables = (
+            self._weights.embed,
+            self._weights.positions,
+            None if per_layer is None else per_layer.table,
+        )
+        arrays = [table.array for table in tables if table is not None]
+        held = sum(array.nbytes for array in arrays if not is_mapped(array))
         return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
@@ -156,19 +175,24 @@ class Decoder:
         names = [matrix.kernel for matrix in (*self._matrices, self._weights.head)]
         return {name: names.count(name) for name in dict.fromkeys(names)}
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
-        embed = self._weights.embed
+    def _embed(self, ids: Sequence[int], start: int) -> Tensor:
+        embed, positions = self._weights.embed, self._weights.positions
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
-        return rows * self.spec.embed_scale
+        h = rows * self.spec.embed_scale
+        if positions is not None and self.spec.positions is not None:
+            first = start + self.spec.positions.offset
+            own = positions.array[first : first + len(ids)]  # [T, D]
+            h += torch_view(to_float32(own, positions.dtype))
+        return h
 
     def _per_layer_inputs(self, ids: Sequence[int], h: Tensor) -> Tensor | None:
         """Every layer's own vectors for these tokens [T, L, E], from their embeddings [T, D]."""
         per_layer = self._weights.per_layer
         return None if per_layer is None else per_layer(ids, h)
 
-    def _step(self, start: int, stop: int, coarse: Coarse | None) -> Step:
+    def _step(self, start: int, stop: int, length: int | None, coarse: Coarse | None) -> Step:
         return Step(
-            rotations={rope: rope.table(start, stop) for rope in self._ropes},
+            rotations={rope: rope.table(start, stop, length) for rope in self._ropes},
             blocks={window: query_blocks(start, stop - start, window) for window in self._windows},
             coarse=coarse,
         )
@@ -187,20 +211,27 @@ def _layer(
 
     ``extra`` is [T, L, E], every layer's own vectors, where the model has per-layer embeddings.
     """
-    x = layer.attn_norm(h)
+    before = h
+    x = h if layer.attn_norm is None else layer.attn_norm(h)
     y = attention(x, layer.attention, cache, step)
     if layer.attn_post_norm is not None:
         y = layer.attn_post_norm(y)
+    if layer.residual_multiplier != 1.0:
+        y.mul_(layer.residual_multiplier)
     h = h + y
     if observe is not None:
         observe(Tap.ATTENTION, layer.index, y)
 
-    x = layer.ffn_norm(h)
+    x = before if layer.parallel else h
+    if layer.ffn_norm is not None:
+        x = layer.ffn_norm(x)
     if observe is not None:
         observe(Tap.FFN_INPUT, layer.index, x)
     y = feed_forward(x, layer.feed_forward, step.coarse)
     if layer.ffn_post_norm is not None:
         y = layer.ffn_post_norm(y)
+    if layer.residual_multiplier != 1.0:
+        y.mul_(layer.residual_multiplier)
     h = h + y
     if observe is not None:
         observe(Tap.FFN, layer.index, y)

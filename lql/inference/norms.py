@@ -1,4 +1,4 @@
-"""Normalisation, in float32.
+"""Normalisation, in float32: RMS norms and LayerNorm.
 
 RMS norm is written with the Euclidean norm of the vector, since
 ``sqrt(mean(x²) + eps) = hypot(‖x‖, sqrt(D eps)) / sqrt(D)``: four operations, half the time of
@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vindex.errors import Unsupported
 from vindex.spec import NormKind, NormSpec
 
 
@@ -36,8 +36,8 @@ class Norm:
     def of(spec: NormSpec, weight: Tensor) -> Norm:
         """A norm from its weight as stored, float32 [..., D].
 
-        Raises:
-            Unsupported: LayerNorm.
+        Args:
+            spec: of a kind that is not ``LAYER``.
         """
         size = weight.shape[-1]
         match spec.kind:
@@ -46,7 +46,7 @@ class Norm:
             case NormKind.RMS_OFFSET:
                 factor = 1.0 + weight
             case NormKind.LAYER:
-                raise Unsupported("LayerNorm is not available yet: no supported family has one")
+                raise ValueError("a LayerNorm is made with its bias")
         return Norm(factor * math.sqrt(size), torch.tensor(math.sqrt(size * spec.eps)))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -58,3 +58,42 @@ class Norm:
         """Normalise ``x`` [..., D] in place."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         x.div_(length.hypot_(self.floor)).mul_(self.factor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """Mean and variance removed over the last axis.
+
+    Attributes:
+        weight, bias: float32 [D].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The normalised ``x`` [..., D], in new memory."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+HiddenNorm = Norm | LayerNorm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProjectionNorm:
+    """RMS norms of q and of k, each over all of its heads together.
+
+    Attributes:
+        q, k: their factors are [H * S] and [K * S], in the order of the rows of q and k.
+        heads: H.
+    """
+
+    q: Norm
+    k: Norm
+    heads: int
+
+    def apply_(self, qk: Tensor) -> None:
+        """Normalise the heads of q, then k, [T, H + K, S], in place."""
+        for norm, heads in ((self.q, qk[:, : self.heads]), (self.k, qk[:, self.heads :])):
+            norm.apply_(heads.view(len(heads), -1))

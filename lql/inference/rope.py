@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vindex.errors import Unsupported
 from vindex.spec import RopeScaling, RopeSpec
 
 
@@ -29,15 +28,19 @@ class Rope:
         self.spec = spec
         _frequencies(spec, 1)  # refuse an unsupported rule before anything runs
 
-    def table(self, start: int, stop: int) -> Tensor:
-        """The rotations of positions ``start..stop`` in a sequence that ends at ``stop``.
+    def table(self, start: int, stop: int, length: int | None = None) -> Tensor:
+        """The rotations of positions ``start..stop`` in a sequence that ends at ``length``.
+
+        Args:
+            length: at least ``stop``, which is also its default.
 
         Returns:
-            complex64 [T, 1, R / 2].
+            complex64 [T, 1, R / 2]. Their magnitude is 1, or the rule's attention factor.
         """
         positions = torch.arange(start, stop, dtype=torch.float32)
-        angles = torch.outer(positions, _frequencies(self.spec, stop))  # [T, R / 2]
-        return torch.complex(angles.cos(), angles.sin()).unsqueeze(1)
+        angles = torch.outer(positions, _frequencies(self.spec, length or stop))  # [T, R / 2]
+        magnitude = torch.full_like(angles, self.spec.attention_factor)
+        return torch.polar(magnitude, angles).unsqueeze(1)
 
     def changes_between(self, before: int, after: int) -> bool:
         """Whether growing from ``before`` to ``after`` positions changes earlier rotations.
@@ -47,6 +50,8 @@ class Rope:
         match self.spec.scaling:
             case RopeScaling.DYNAMIC:
                 return after > before and after > _original(self.spec)
+            case RopeScaling.LONGROPE:
+                return before <= _original(self.spec) < after
             case _:
                 return False
 
@@ -106,13 +111,21 @@ def _frequencies(spec: RopeSpec, length: int) -> Tensor:
             stretch = factor * length / original - (factor - 1)
             theta = spec.theta * stretch ** (size / (size - 2))
             return 1.0 / torch.pow(theta, exponents)
+        case RopeScaling.YARN:
+            low, high = spec.low_dim, spec.high_dim
+            assert low is not None
+            assert high is not None
+            stretched = ((torch.arange(size // 2) - low) / (high - low)).clamp(0.0, 1.0)
+            return base * (1 - stretched) + base / factor * stretched
+        case RopeScaling.LONGROPE:
+            factors = spec.short_factors if length <= _original(spec) else spec.long_factors
+            assert factors is not None
+            return base / torch.tensor(factors)
         case RopeScaling.PROPORTIONAL:
             still = torch.zeros_like(base)
             turning = spec.turning_pairs
             assert turning is not None  # the family module sets it for this rule
             still[:turning] = base[:turning] / factor
             return still
-        case RopeScaling.YARN | RopeScaling.LONGROPE:
-            raise Unsupported(f"rope scaling {spec.scaling.value} is not available yet")
         case _:
             assert_never(spec.scaling)

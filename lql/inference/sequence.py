@@ -82,10 +82,12 @@ class Sequence:
             ids = [*self._ids, *ids]
             self._ids = []
             self._cache = KvCache(self._decoder.spec, self._capacity)
-        exact_from = self._read_coarsely(ids, keep, feed_forward, cancel)
+        length = len(self._ids) + len(ids)
+        exact_from = self._read_coarsely(ids, length, keep, feed_forward, cancel)
         h = self._decoder.forward(
             ids[exact_from:],
             self._cache,
+            length=length,
             feed_forward=feed_forward,
             observe=observe,
             cancel=cancel,
@@ -94,7 +96,12 @@ class Sequence:
         return h[-keep:]
 
     def _read_coarsely(
-        self, ids: Ids[int], keep: int, feed_forward: FeedForwardRule, cancel: CancelToken | None
+        self,
+        ids: Ids[int],
+        length: int,
+        keep: int,
+        feed_forward: FeedForwardRule,
+        cancel: CancelToken | None,
     ) -> int:
         """Put the first part of a long prompt into the cache; returns where the rest begins."""
         exact_from = len(ids) - max(keep, EXACT_TAIL)
@@ -105,7 +112,7 @@ class Sequence:
             return 0
         for start in range(0, exact_from, _COARSE_CHUNK):
             chunk = ids[start : min(start + _COARSE_CHUNK, exact_from)]
-            self._decoder.forward(chunk, self._cache, coarse=coarse, cancel=cancel)
+            self._decoder.forward(chunk, self._cache, length=length, coarse=coarse, cancel=cancel)
         return exact_from
 
     def _check(self, ids: Ids[int]) -> None:

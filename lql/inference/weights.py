@@ -22,7 +22,7 @@ from lql.inference.decoder import Layer, Weights
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.linear import Linear, prepare
-from lql.inference.norms import Norm
+from lql.inference.norms import HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
@@ -31,8 +31,9 @@ from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     AttentionSpec,
     LayerSpec,
+    NormKind,
     NormSpec,
-    Placement,
+    QkNormSpan,
     Role,
     RopeSpec,
 )
@@ -72,8 +73,13 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
         layers += [finish() for finish in pending]
         return Weights(
             embed=loader.stored(Role.EMBED, None),
+            positions=(
+                None if source.spec.positions is None else loader.stored(Role.POSITIONS, None)
+            ),
             layers=tuple(layers),
-            final_norm=loader.norm(source.spec.final_norm, Role.FINAL_NORM, None),
+            final_norm=loader.norm(
+                source.spec.final_norm, Role.FINAL_NORM, None, Role.FINAL_NORM_BIAS
+            ),
             head=head(),
             per_layer=None if per_layer is None else per_layer(),
         )
@@ -134,32 +140,36 @@ class _Loader:
         gate = (Role.GATE, Role.GATE_BIAS if spec.ffn.bias else None, None)
         inner = self._matrix(index, *((gate, up) if spec.ffn.gated else (up,)))
         down = self._matrix(index, (Role.DOWN, Role.DOWN_BIAS if spec.ffn.bias else None, None))
-        sandwich = spec.placement is Placement.SANDWICH
         per_layer = self._per_layer(index)
+        placement = spec.placement
+
+        def norm(role: Role, present: bool, bias: Role | None = None) -> HiddenNorm | None:
+            return self.norm(spec.norm, role, index, bias) if present else None
 
         def finish() -> Layer:
+            attn_norm = norm(Role.ATTN_NORM, placement.norms_inputs, Role.ATTN_NORM_BIAS)
+            ffn_norm = norm(Role.FFN_NORM, placement.norms_ffn_input, Role.FFN_NORM_BIAS)
             return Layer(
                 index=index,
-                attn_norm=self.norm(spec.norm, Role.ATTN_NORM, index),
+                attn_norm=attn_norm,
                 attention=Attention(
                     spec=attention,
                     qkv=qkv(),
                     output=output(),
-                    qk_norm=self._head_norm(spec),
+                    qk_norm=self._qk_norm(spec),
                     rope=self._rope(attention.rope),
                     v_norm=_value_norm(attention),
                     value_lanes=_value_lanes(attention),
                 ),
-                attn_post_norm=(
-                    self.norm(spec.norm, Role.ATTN_POST_NORM, index) if sandwich else None
-                ),
-                ffn_norm=self.norm(spec.norm, Role.FFN_NORM, index),
+                attn_post_norm=norm(Role.ATTN_POST_NORM, placement.norms_outputs),
+                # A parallel layer without a second norm has one for both.
+                ffn_norm=attn_norm if ffn_norm is None else ffn_norm,
                 feed_forward=FeedForward(index, spec.ffn, inner(), down()),
-                ffn_post_norm=(
-                    self.norm(spec.norm, Role.FFN_POST_NORM, index) if sandwich else None
-                ),
+                ffn_post_norm=norm(Role.FFN_POST_NORM, placement.norms_outputs),
                 per_layer=None if per_layer is None else per_layer(),
                 scalar=self._vector(Role.LAYER_SCALAR, index) if spec.scaled else None,
+                parallel=placement.parallel,
+                residual_multiplier=spec.residual_multiplier,
             )
 
         return finish
@@ -171,7 +181,7 @@ class _Loader:
             return None
         gate = self._matrix(index, (Role.PLE_GATE, None, None))
         output = self._matrix(index, (Role.PLE_OUTPUT, None, None))
-        norm = self.norm(ple.norm, Role.PLE_NORM, index)
+        norm = Norm.of(ple.norm, self._vector(Role.PLE_NORM, index))
         return lambda: PerLayer(ple.activation, gate(), output(), norm)
 
     def per_layer_embeddings(self) -> Callable[[], PerLayerEmbeddings] | None:
@@ -181,17 +191,24 @@ class _Loader:
             return None
         table = self.stored(Role.PLE_TABLE, None)
         projection = self._matrix(None, (Role.PLE_PROJECTION, None, None))
-        norm = self.norm(ple.norm, Role.PLE_PROJECTION_NORM, None)
+        norm = Norm.of(ple.norm, self._vector(Role.PLE_PROJECTION_NORM, None))
         return lambda: PerLayerEmbeddings(ple, table, projection(), norm)
 
     def head(self) -> Callable[[], Linear]:
         """Start preparing the head: the stored one, else the embedding."""
         stored = self._source.has(Role.HEAD)
-        return self._matrix(None, (Role.HEAD if stored else Role.EMBED, None, None))
+        bias = Role.HEAD_BIAS if self._source.spec.head_bias else None
+        return self._matrix(None, (Role.HEAD if stored else Role.EMBED, bias, None))
 
-    def norm(self, spec: NormSpec, role: Role, layer: int | None) -> Norm:
-        """A norm over the hidden size."""
-        return Norm.of(spec, self._vector(role, layer))
+    def norm(
+        self, spec: NormSpec, role: Role, layer: int | None, bias: Role | None = None
+    ) -> HiddenNorm:
+        """A norm over the hidden size; ``bias`` is read if it is of the kind that has one."""
+        weight = self._vector(role, layer)
+        if spec.kind is not NormKind.LAYER:
+            return Norm.of(spec, weight)
+        assert bias is not None, "no family has a LayerNorm after a sublayer"
+        return LayerNorm(weight, self._vector(bias, layer), spec.eps)
 
     def stored(self, role: Role, layer: int | None) -> StoredTensor:
         """A tensor as stored, of the shape the model needs."""
@@ -220,10 +237,20 @@ class _Loader:
         values = self.stored(role, layer).float32()
         return torch.from_numpy(np.array(values if order is None else values[order]))
 
-    def _head_norm(self, spec: LayerSpec) -> Norm | None:
+    def _qk_norm(self, spec: LayerSpec) -> Norm | ProjectionNorm | None:
         attention = spec.attention
         if attention.qk_norm is None:
             return None
+        if attention.qk_norm_span is QkNormSpan.PROJECTION:
+            q_order, k_order = (
+                lane_order(attention.rope, heads, attention.head_size)
+                for heads in (attention.heads, attention.kv_heads)
+            )
+            return ProjectionNorm(
+                Norm.of(attention.qk_norm, self._vector(Role.Q_NORM, spec.index, q_order)),
+                Norm.of(attention.qk_norm, self._vector(Role.K_NORM, spec.index, k_order)),
+                attention.heads,
+            )
         order = lane_order(attention.rope, 1, attention.head_size)
         q = self._vector(Role.Q_NORM, spec.index, order).expand(attention.heads, -1)
         if attention.kv_source is not None:

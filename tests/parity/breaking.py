@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from tokenizers import Tokenizer
 
+from tests.parity.checkpoints import EPS
 from tests.parity.reference import Floats
 from vindex.kinds import StorageDtype
 from vindex.source import ModelSource, StoredTensor
@@ -25,7 +26,9 @@ from vindex.spec import (
     ModelSpec,
     NormKind,
     NormSpec,
+    Placement,
     Role,
+    RopeScaling,
     RopeSpec,
 )
 
@@ -98,6 +101,18 @@ def _zeros(_source: ModelSource, stored: StoredTensor) -> Floats:
     return np.zeros(stored.shape, np.float32)
 
 
+def _zeros_if_gated(source: ModelSource, stored: StoredTensor) -> Floats:
+    """A model without gates keeps its up rows in the gate's place, for browsing only."""
+    gated = source.spec.layers[0].ffn.gated
+    return _zeros(source, stored) if gated else stored.float32()
+
+
+def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
+    """Without rope a bias of k adds the same to all scores of a query, which softmax ignores."""
+    turned = source.spec.layers[0].attention.rope is not None
+    return _zeros(source, stored) if turned else stored.float32()
+
+
 def _identity(source: ModelSource, stored: StoredTensor) -> Floats:
     match source.spec.final_norm.kind:
         case NormKind.RMS_OFFSET:
@@ -163,16 +178,62 @@ def _head_norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
 
 
 def _small_eps(norm: NormSpec) -> NormSpec:
-    return dataclasses.replace(norm, eps=1e-6)
+    """OPT alone has an epsilon that no config states and no row can make large."""
+    return dataclasses.replace(norm, eps=1e-6) if norm.eps == EPS else norm
 
 
 def _other_offset(norm: NormSpec) -> NormSpec:
     swapped = {NormKind.RMS: NormKind.RMS_OFFSET, NormKind.RMS_OFFSET: NormKind.RMS}
-    return dataclasses.replace(norm, kind=swapped[norm.kind])
+    return dataclasses.replace(norm, kind=swapped.get(norm.kind, norm.kind))
+
+
+def _without_mean(norm: NormSpec) -> NormSpec:
+    rms = norm.kind is NormKind.LAYER
+    return dataclasses.replace(norm, kind=NormKind.RMS) if rms else norm
+
+
+def _other_order(layer: LayerSpec) -> LayerSpec:
+    """Attention and FFN one after the other instead of side by side, and the other way round."""
+    swapped = {Placement.PRE: Placement.PARALLEL, Placement.PARALLEL: Placement.PRE}
+    return dataclasses.replace(layer, placement=swapped.get(layer.placement, layer.placement))
+
+
+def _next_position(spec: ModelSpec) -> ModelSpec:
+    if spec.positions is None:
+        return spec
+    moved = dataclasses.replace(spec.positions, offset=spec.positions.offset + 1)
+    return dataclasses.replace(spec, positions=moved)
 
 
 def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
+
+
+def _whole_heads(attention: AttentionSpec) -> AttentionSpec:
+    rope = attention.rope
+    if rope is None or rope.scaling is not RopeScaling.NONE:
+        return attention
+    whole = dataclasses.replace(rope, rotary_size=attention.head_size)
+    return dataclasses.replace(attention, rope=whole)
+
+
+def _unstrengthened(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return dataclasses.replace(rope, attention_factor=1.0)
+
+
+def _unblended(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    yarn = rope.scaling is RopeScaling.YARN
+    return dataclasses.replace(rope, low_dim=-2.0, high_dim=-1.0) if yarn else rope
+
+
+def _other_factors(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
+    return dataclasses.replace(
+        rope, short_factors=rope.long_factors, long_factors=rope.short_factors
+    )
+
+
+def _plain_residual(layer: LayerSpec) -> LayerSpec:
+    return dataclasses.replace(layer, residual_multiplier=1.0)
 
 
 def _other_pairs(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
@@ -285,6 +346,34 @@ def _grouped_otherwise(source: ModelSource, stored: StoredTensor) -> Floats:
     return heads.swapaxes(0, 1).reshape(stored.shape)
 
 
+def _other_half(role: Role) -> Values:
+    """The other of gate and up."""
+    other = {Role.GATE: Role.UP, Role.UP: Role.GATE}[role]
+    return lambda source, stored: source.tensor(other, _layer_of(stored)).float32()
+
+
+def _layer_of(stored: StoredTensor) -> int:
+    return int(stored.key.split(".")[1])
+
+
+def _in_three_blocks(role: Role) -> Values:
+    """GPT-NeoX's fused projection read as all of q, all of k, all of v, not head by head."""
+
+    def values(source: ModelSource, stored: StoredTensor) -> Floats:
+        if source.spec.family != "gpt_neox":
+            return stored.float32()
+        heads = source.spec.layers[0].attention.heads
+        parts = [
+            source.tensor(each, _layer_of(stored)).float32().reshape(heads, -1, stored.shape[-1])
+            for each in _QKV
+        ]
+        fused = np.concatenate(parts, axis=1).reshape(-1, stored.shape[-1])
+        return np.split(fused, len(_QKV))[_QKV.index(role)]
+
+    return values
+
+
+_QKV = (Role.Q, Role.K, Role.V)
 _IDENTITIES = (
     Role.ATTN_NORM,
     Role.ATTN_POST_NORM,
@@ -297,7 +386,7 @@ _IDENTITIES = (
     Role.PLE_PROJECTION_NORM,
     Role.PLE_NORM,
 )
-_SPECIAL = (Role.EMBED, Role.HEAD)
+_SPECIAL = (Role.EMBED, Role.HEAD, Role.GATE, Role.K_BIAS)
 
 MISTAKES = (
     *(Mistake(f"{role.value}: identity", tensors={role: _identity}) for role in _IDENTITIES),
@@ -306,10 +395,20 @@ MISTAKES = (
         for role in Role
         if role not in (*_IDENTITIES, *_SPECIAL)
     ),
+    Mistake("gate: zero", tensors={Role.GATE: _zeros_if_gated}),
+    Mistake("k_bias: zero", tensors={Role.K_BIAS: _zeros_if_turned}),
+    Mistake(
+        "gate and up swapped",
+        tensors={role: _other_half(role) for role in (Role.GATE, Role.UP)},
+    ),
+    Mistake("q, k, v in three blocks", tensors={role: _in_three_blocks(role) for role in _QKV}),
     Mistake("head: the embedding", tensors={Role.HEAD: _embedding}),
     Mistake("embed: other rows", tensors={Role.EMBED: _mirrored}),
     Mistake("query heads grouped by remainder", tensors={Role.Q: _grouped_otherwise}),
     Mistake("norm eps 1e-6", _norms(_small_eps)),
+    Mistake("LayerNorm without mean and bias", _norms(_without_mean)),
+    Mistake("sequential and parallel swapped", _each_layer(_other_order)),
+    Mistake("positions one further", _next_position),
     Mistake("qk-norm eps 1e-6", _head_norms(_small_eps)),
     Mistake("w and 1 + w swapped", _norms(_other_offset)),
     Mistake("qk-norm w and 1 + w swapped", _head_norms(_other_offset)),
@@ -325,6 +424,10 @@ MISTAKES = (
     Mistake("full and sliding swapped", _swapped_kinds),
     Mistake("rope left out", _attention(rope=None)),
     Mistake("rope unscaled", _each_rope(_unscaled)),
+    Mistake("rope of whole heads", _each_attention(_whole_heads)),
+    Mistake("rope attention factor 1", _each_rope(_unstrengthened)),
+    Mistake("yarn stretches every pair", _each_rope(_unblended)),
+    Mistake("longrope: short and long factors swapped", _each_rope(_other_factors)),
     Mistake("rope pairs of the other layout", _each_rope(_other_pairs)),
     Mistake("rope theta doubled", _each_rope(_own_theta)),
     Mistake("sliding layers: global theta", lambda spec: _global_rope(spec, theta=True)),
@@ -347,6 +450,9 @@ MISTAKES = (
     Mistake("per-layer table: other layers", tensors={Role.PLE_TABLE: _layer_parts_reversed}),
     Mistake("embed scale 1", lambda spec: dataclasses.replace(spec, embed_scale=1.0)),
     Mistake("no final softcap", lambda spec: dataclasses.replace(spec, logit_softcap=None)),
+    Mistake("no residual multiplier", _each_layer(_plain_residual)),
+    Mistake("no logit divisor", lambda spec: dataclasses.replace(spec, logit_divisor=1.0)),
+    Mistake("no attention softcap", _attention(softcap=None)),
     Mistake("an attention softcap", _attention(softcap=0.8)),
     Mistake(
         "another activation",

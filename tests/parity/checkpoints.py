@@ -1,6 +1,6 @@
-"""Tiny random checkpoints, one ``Row`` per variant of a model family.
+"""Tiny random checkpoints, one ``Row`` per variant of a model family; here llama and Gemma 3.
 
-A new family adds rows to ``ROWS``; every test of this directory then covers it. The sizes and
+A new family adds rows to ``rows.ROWS``; every test of this directory then covers it. The sizes and
 distributions make a wrong or missing term visible: epsilons large enough to matter, a window far
 shorter than the prompt, norms and biases that are noisy, heads that do not multiply to the hidden
 size, soft caps small enough to bend.
@@ -13,7 +13,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Row:
         listed: the hub spelling keeps ``layer_types`` instead of a pattern.
         multimodal: the text model sits inside an image-and-text model.
         rename: saved tensor name -> name in the checkpoint.
+        hub_keys: other names that the hub spelling has for rope keys and rules.
         by_length: rotations depend on the sequence's length: outputs of a prefix are its own.
         stale_keys: the file holds k and v of layers that read those of others.
         head_norms: factor on the weights of q and k norms. Where the scale of attention is 1, a
@@ -68,6 +69,7 @@ class Row:
     listed: bool = False
     multimodal: bool = False
     rename: Keys = str
+    hub_keys: Mapping[str, str] = field(default_factory=dict)
     by_length: bool = False
     stale_keys: bool = False
     head_norms: float = 1.0
@@ -132,19 +134,25 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
         text.pop("layer_types", None)
     if text["model_type"].startswith("gemma4"):  # younger than the key rope_parameters
         return result
-    rope = text.pop("rope_parameters")
+    rope = text.pop("rope_parameters", None)
+    if rope is None:
+        return result
     if "sliding_attention" in rope:
         text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
-    elif rope["rope_type"] in ("linear", "dynamic"):  # older than the key rope_type
-        rope["type"] = rope.pop("rope_type")
-    text["rope_theta"] = rope.pop("rope_theta")
+    elif rope["rope_type"] in ("linear", "dynamic", *row.hub_keys):  # older than that key
+        kind = rope.pop("rope_type")
+        rope["type"] = row.hub_keys.get(kind, kind)
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            text[row.hub_keys.get(key, key)] = rope.pop(key)
     text["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
     return result
 
 
 def _model(row: Row) -> Model:
-    config = AutoConfig.for_model(**row.config)
+    # transformers writes into the objects it is given, which rows share.
+    config = AutoConfig.for_model(**copy.deepcopy(dict(row.config)))
     config._attn_implementation = "eager"
     kind = AutoModelForImageTextToText if row.multimodal else AutoModelForCausalLM
     make = kind.from_config
@@ -153,12 +161,12 @@ def _model(row: Row) -> Model:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=random)
-            if "norm" in name:
+            if name.endswith("bias"):
+                values = 0.15 * noise
+            elif "norm" in name or ".ln_" in name:
                 values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
                 if "q_norm" in name or "k_norm" in name:
                     values *= row.head_norms
-            elif name.endswith("bias"):
-                values = 0.15 * noise
             else:
                 values = 0.12 * noise
             if gemma4.SIDECAR.search(name):  # exact in a vindex of every dtype
@@ -180,7 +188,7 @@ def _rename(path: Path, row: Row) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-_COMMON: Config = {
+COMMON: Config = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 112,
@@ -192,16 +200,16 @@ _COMMON: Config = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_PLAIN: Config = {"rope_type": "default", "rope_theta": 10000.0}
+PLAIN_ROPE: Config = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def _llama(**changes: Any) -> Config:
     return {
         "model_type": "llama",
-        **_COMMON,
+        **COMMON,
         "num_hidden_layers": 4,
         "tie_word_embeddings": False,
-        "rope_parameters": _PLAIN,
+        "rope_parameters": PLAIN_ROPE,
         **changes,
     }
 
@@ -209,7 +217,7 @@ def _llama(**changes: Any) -> Config:
 def _gemma3(**changes: Any) -> Config:
     return {
         "model_type": "gemma3_text",
-        **_COMMON,
+        **COMMON,
         "num_hidden_layers": 6,
         "head_dim": 24,
         "query_pre_attn_scalar": 40,
@@ -218,7 +226,7 @@ def _gemma3(**changes: Any) -> Config:
         "tie_word_embeddings": True,
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
-            "sliding_attention": _PLAIN,
+            "sliding_attention": PLAIN_ROPE,
         },
         **changes,
     }
@@ -243,10 +251,6 @@ def _gemma3_multimodal() -> Config:
     }
 
 
-def _gemma4(pattern: str, **changes: Any) -> Config:
-    return {**_COMMON, **gemma4.config(pattern, **changes)}
-
-
 def _inner_prefix(name: str) -> str:
     """Names as transformers 5 has them in memory: everything below ``model.``."""
     for theirs, ours in (
@@ -268,7 +272,7 @@ _LLAMA3_ROPE: Config = {
     "original_max_position_embeddings": 64,
 }
 
-ROWS = (
+LLAMA_AND_GEMMA3 = (
     Row("llama", _llama()),
     Row("llama-tied", _llama(tie_word_embeddings=True)),
     Row("llama-head-dim", _llama(head_dim=24, hidden_size=96, num_attention_heads=6)),
@@ -311,66 +315,5 @@ ROWS = (
         offset_norms=True,
         multimodal=True,
         rename=_inner_prefix,
-    ),
-    Row(
-        "gemma4-keys-are-values",
-        _gemma4("SSFSSF", attention_k_eq_v=True, num_global_key_value_heads=1),
-        listed=True,
-        head_norms=0.5,
-    ),
-    Row(
-        "gemma4-e2b",
-        _gemma4(
-            "SSFSFSSFSF",
-            hidden_size_per_layer_input=8,
-            num_key_value_heads=1,
-            num_kv_shared_layers=5,
-            use_double_wide_mlp=True,
-        ),
-        listed=True,
-        head_norms=0.5,
-    ),
-    Row(
-        "gemma4-e4b-multimodal",
-        gemma4.multimodal(
-            _gemma4("SSFSSSFSF", hidden_size_per_layer_input=12, num_kv_shared_layers=4)
-        ),
-        listed=True,
-        head_norms=0.5,
-        multimodal=True,
-        stale_keys=True,
-    ),
-    Row("gemma4-per-layer", _gemma4("SSSSSF", hidden_size_per_layer_input=8), head_norms=0.5),
-    Row(
-        "gemma4-unified",
-        _gemma4(
-            "SSFSSF",
-            model_type="gemma4_unified_text",
-            attention_k_eq_v=True,
-            num_global_key_value_heads=1,
-        ),
-        listed=True,
-        head_norms=0.5,
-    ),
-    Row(
-        "gemma4-all-at-once",
-        _gemma4(
-            "SFSSFSSF",
-            attention_k_eq_v=True,
-            num_global_key_value_heads=1,
-            hidden_size_per_layer_input=8,
-            num_kv_shared_layers=3,
-            use_double_wide_mlp=True,
-        ),
-        listed=True,
-        head_norms=0.5,
-        stale_keys=True,
-    ),
-    Row(
-        "gemma4-bf16",
-        _gemma4("SSFSSF", hidden_size_per_layer_input=8, num_kv_shared_layers=2),
-        listed=True,
-        head_norms=0.5,
-        dtype=torch.bfloat16,
     ),
 )

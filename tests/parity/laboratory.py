@@ -62,7 +62,7 @@ class Expected:
 
 
 class Laboratory:
-    """The rows of ``checkpoints.ROWS`` on disk."""
+    """The rows of ``rows.ROWS`` on disk."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 Floats = npt.NDArray[np.float32]
 
-_LAYER = re.compile(r"(^|\.)layers\.\d+$")
+_LAYER = re.compile(r"(^|\.)(layers|h)\.\d+$")
 
 
 class Reference:
@@ -37,8 +38,9 @@ class Reference:
         """The residual stream after every layer, [L, T, D]."""
         outputs: list[torch.Tensor] = []
 
-        def keep(_module: nn.Module, _args: object, output: torch.Tensor) -> None:
-            outputs.append(output[0].clone())
+        def keep(_module: nn.Module, _args: object, output: Any) -> None:
+            hidden = output if isinstance(output, torch.Tensor) else output[0]  # [1, T, D]
+            outputs.append(hidden[0].clone())
 
         hooks = [layer.register_forward_hook(keep) for layer in self._layers]
         try:

@@ -13,12 +13,13 @@ from lql.inference import load
 from lql.inference.decoder import Decoder
 from lql.inference.norms import Norm
 from lql.inference.sequence import Sequence as TokenSequence
-from tests.parity.checkpoints import ROWS, Row, Spelling
+from tests.parity.checkpoints import Row, Spelling
 from tests.parity.laboratory import EXACT_FORMS, Form, Laboratory, decoder, largest, prompt_ids
+from tests.parity.rows import ROWS
 from tests.parity.test_parity import LOGITS_WITHIN
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.dtypes import to_float32
-from vindex.families._base import decoder_tensors
+from vindex.families._tensors import FOUR_NORMS, decoder_tensors
 from vindex.kinds import StorageDtype
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec, Role
@@ -114,6 +115,7 @@ def _without_sharing(spec: ModelSpec) -> ModelSpec:
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         tied=spec.tied,
+        naming=FOUR_NORMS,
         ple=spec.ple,
     )
     return dataclasses.replace(spec, layers=layers, tensors=tensors)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lql.inference.decoder import Decoder
 from lql.inference.sequence import Sequence as TokenSequence
-from tests.parity.checkpoints import PROMPT_TOKENS, ROWS, WINDOW, Row, Spelling
+from tests.parity.checkpoints import PROMPT_TOKENS, WINDOW, Row, Spelling
 from tests.parity.gemma4 import SIDECAR
 from tests.parity.laboratory import (
     EXACT_FORMS,
@@ -24,6 +24,7 @@ from tests.parity.laboratory import (
     prompt_ids,
 )
 from tests.parity.reference import Floats, Reference
+from tests.parity.rows import ROWS
 from vindex.kinds import StorageDtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")

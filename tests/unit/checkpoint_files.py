@@ -137,7 +137,9 @@ def write_gguf(
         leave_out: GGUF tensor names not to write.
     """
     spec = spec_from_config(config)
-    writer = gguf.GGUFWriter(path, "llama" if spec.family == "llama" else "gemma3")
+    rules = family_of(spec).gguf
+    assert rules is not None
+    writer = gguf.GGUFWriter(path, rules.architectures[0])
     for key, value in (metadata if metadata is not None else sizes(config)).items():
         name = f"{writer.arch}.{key}"
         if isinstance(value, float):
@@ -184,6 +186,11 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             "rope.dimension_count": config["head_dim"],
             "vocab_size": config["vocab_size"],
         }
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if key in config:
+            result[key] = float(config[key])
+    if "sliding_window" not in config:
+        return result
     return result | {"attention.sliding_window": config["sliding_window"]}
 
 
@@ -202,7 +209,7 @@ def _gguf_arrays(spec: ModelSpec, arrays: Arrays) -> Arrays:
             values = converter_permute(values, attention.heads)
         if spec.family == "llama" and tensor.role in (Role.K, Role.K_BIAS):
             values = converter_permute(values, attention.kv_heads)
-        if spec.family == "gemma3" and "norm" in tensor.role.value:
+        if spec.family.startswith("gemma") and "norm" in tensor.role.value:
             values = values + np.float32(1)
         result[name] = np.ascontiguousarray(values)
     return result

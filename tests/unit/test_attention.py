@@ -13,9 +13,8 @@ import torch
 from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import LayerCache
 from lql.inference.linear import Coarse, PlainLinear
-from lql.inference.norms import Norm
+from lql.inference.norms import LayerNorm, Norm, ProjectionNorm
 from lql.inference.rope import Rope
-from vindex.errors import Unsupported
 from vindex.spec import AttentionKind, AttentionSpec, NormKind, NormSpec, RopeSpec
 
 D, H, K, S = 20, 6, 2, 4
@@ -142,9 +141,28 @@ def test_norms_are_their_definition(kind: NormKind, scale: float) -> None:
     assert torch.equal(copy, norm(x))
 
 
-def test_layer_norm_is_refused() -> None:
-    with pytest.raises(Unsupported, match="LayerNorm"):
+def test_layer_norm_is_its_definition() -> None:
+    x, (weight, bias) = inputs(7), inputs(2)
+    centred = x.double() - x.double().mean(-1, keepdim=True)
+    exact = centred / (centred.square().mean(-1, keepdim=True) + 3e-3).sqrt() * weight + bias
+    found = LayerNorm(weight, bias, 3e-3)(x)
+    np.testing.assert_allclose(found.numpy(), exact.numpy(), atol=3e-6)
+    with pytest.raises(ValueError, match="bias"):
         Norm.of(NormSpec(NormKind.LAYER, 1e-5), torch.ones(3))
+
+
+def test_a_projection_norm_takes_all_heads_together() -> None:
+    random = torch.Generator().manual_seed(3)
+    qkv = torch.randn(5, H + 2 * K, S, generator=random)
+    q_weight, k_weight = (torch.randn(n * S, generator=random) for n in (H, K))
+    spec = NormSpec(NormKind.RMS, 0.1)
+    expected = qkv.clone()
+    for heads, weight in ((slice(H), q_weight), (slice(H, H + K), k_weight)):
+        flat = qkv[:, heads].reshape(5, -1)
+        normed = flat * (flat.square().mean(-1, keepdim=True) + 0.1).rsqrt() * weight
+        expected[:, heads] = normed.view(5, -1, S)
+    ProjectionNorm(Norm.of(spec, q_weight), Norm.of(spec, k_weight), H).apply_(qkv[:, : H + K])
+    np.testing.assert_allclose(qkv.numpy(), expected.numpy(), atol=3e-6)
 
 
 def test_scores_that_overflow_float32_exponentials_do_no_harm() -> None:

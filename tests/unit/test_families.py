@@ -261,7 +261,9 @@ REFUSALS: list[tuple[dict[str, Any], type[VindexError], str]] = [
     ({"rope_theta": math.inf}, CheckpointError, "rope_theta is inf"),
     ({"rope_theta": 0}, CheckpointError, "rope_theta is 0"),
     ({"rope_theta": 10**400}, CheckpointError, "rope_theta is an integer of more than 18"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, Unsupported, "rope_type is 'yarn'"),
+    ({"rope_scaling": {"rope_type": "ntk", "factor": 4.0}}, Unsupported, "rope_type is 'ntk'"),
+    ({"rope_scaling": {"rope_type": "longrope"}}, CheckpointError, "short_factor is null"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, CheckpointError, "factor is 0"),
     ({"rope_scaling": {"type": "su", "factor": 4.0}}, Unsupported, "type is 'su'"),
     ({"rope_scaling": {"type": "linear"}}, CheckpointError, "factor is missing"),
     (

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lql.inference.rope import Rope, lane_order, rotate_
-from vindex.errors import Unsupported
 from vindex.spec import RopeScaling, RopeSpec
 
 PLAIN = RopeSpec(theta=10000.0, rotary_size=16)
@@ -28,6 +27,23 @@ LLAMA3 = replace(
 )
 
 PROPORTIONAL = replace(PLAIN, scaling=RopeScaling.PROPORTIONAL, factor=2.0, turning_pairs=2)
+YARN = replace(
+    PLAIN,
+    scaling=RopeScaling.YARN,
+    factor=4.0,
+    original_max_positions=32,
+    low_dim=1.0,
+    high_dim=5.0,
+    attention_factor=1.2,
+)
+LONGROPE = replace(
+    PLAIN,
+    scaling=RopeScaling.LONGROPE,
+    original_max_positions=32,
+    short_factors=(1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7),
+    long_factors=(2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5),
+    attention_factor=1.1,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +59,11 @@ def by_definition(spec: RopeSpec, length: int) -> Floats:
         return base / 4.0
     if spec.scaling is RopeScaling.PROPORTIONAL:
         return np.array([*(base[:2] / 2.0), *[0.0] * (size // 2 - 2)])
+    if spec.scaling is RopeScaling.YARN:  # pairs 0 and 1 as they are, from 5 on a quarter
+        kept = np.array([1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
+        return base * kept + base / 4.0 * (1 - kept)
+    if spec.scaling is RopeScaling.LONGROPE:
+        return base / np.array(spec.long_factors if length > 32 else spec.short_factors)
     if spec.scaling is not RopeScaling.LLAMA3:
         return base
     # The three bands as the Llama 3 release states them, not the clamped blend.
@@ -60,7 +81,9 @@ def by_definition(spec: RopeSpec, length: int) -> Floats:
 
 
 @pytest.mark.parametrize(
-    "spec", [PLAIN, LINEAR, LLAMA3, DYNAMIC, PROPORTIONAL], ids=lambda s: s.scaling.value
+    "spec",
+    [PLAIN, LINEAR, LLAMA3, DYNAMIC, YARN, LONGROPE, PROPORTIONAL],
+    ids=lambda s: s.scaling.value,
 )
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 20), (19, 20), (0, 33), (40, 47)])
 def test_rotations_follow_the_definition(spec: RopeSpec, start: int, stop: int) -> None:
@@ -68,7 +91,8 @@ def test_rotations_follow_the_definition(spec: RopeSpec, start: int, stop: int) 
     found = Rope(spec).table(start, stop)
     assert found.shape == (stop - start, 1, 8)
     assert found.dtype is torch.complex64
-    np.testing.assert_allclose(found[:, 0].numpy(), np.exp(1j * angles), atol=3e-5)
+    expected = spec.attention_factor * np.exp(1j * angles)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=3e-5)
 
 
 def test_the_llama3_bands_are_all_met_by_the_test_above() -> None:
@@ -130,16 +154,21 @@ def test_rotation_happens_inside_the_given_memory() -> None:
         (DYNAMIC, 40, 40, False),
         (LINEAR, 32, 64, False),
         (LLAMA3, 60, 70, False),
+        (YARN, 32, 33, False),
+        (LONGROPE, 31, 32, False),
+        (LONGROPE, 32, 33, True),
+        (LONGROPE, 33, 34, False),
         (PLAIN, 1, 1000, False),
     ],
 )
-def test_only_dynamic_rope_turns_old_keys_differently(
+def test_only_rules_of_length_turn_old_keys_differently(
     spec: RopeSpec, before: int, after: int, changes: bool
 ) -> None:
     assert Rope(spec).changes_between(before, after) is changes
 
 
-@pytest.mark.parametrize("scaling", [RopeScaling.YARN, RopeScaling.LONGROPE])
-def test_a_rule_that_is_not_implemented_is_refused_when_loading(scaling: RopeScaling) -> None:
-    with pytest.raises(Unsupported, match=scaling.value):
-        Rope(replace(PLAIN, scaling=scaling, factor=2.0))
+@pytest.mark.parametrize("spec", [DYNAMIC, LONGROPE], ids=lambda s: s.scaling.value)
+def test_a_part_turns_as_the_whole_it_belongs_to(spec: RopeSpec) -> None:
+    rope = Rope(spec)
+    assert torch.equal(rope.table(3, 9, 40), rope.table(0, 40)[3:9])
+    assert not torch.equal(rope.table(3, 9), rope.table(0, 40)[3:9])

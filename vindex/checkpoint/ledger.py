@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vindex.checkpoint._base import Checkpoint
+from vindex.checkpoint.cutting import source_key
 from vindex.errors import LedgerRefusal, Unsupported
 from vindex.families import DropRule, family_of
 from vindex.families._config import show
@@ -33,7 +34,8 @@ class Ledger:
     """A balanced account of a checkpoint.
 
     Attributes:
-        used: every tensor that is read, with its name in the checkpoint, model order.
+        used: every tensor that is read, with the name of the checkpoint tensor it is or is cut
+            from, model order.
         dropped: every tensor that is not, with the rule that says so.
         notes: what a person should know, e.g. an untied head in a model that says it is tied.
     """
@@ -56,7 +58,7 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
     """
     family = family_of(spec)
     rules = family.drop_rules(spec)
-    by_key = spec.by_key()
+    wanted = {source_key(tensor): tensor for tensor in spec.tensors}
     dropped: list[Dropped] = []
     found: dict[str, str] = {}
     problems: list[str] = []
@@ -65,19 +67,19 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
         rule = _rule(rules, name)
         if rule is not None:
             dropped.append(Dropped(name, rule.name, rule.reason))
-        elif key not in by_key:
+        elif key not in wanted:
             problems.append(f"unknown: {show(name, 200)}")
         elif key in found:
             problems.append(f"ambiguous: {show(found[key], 200)} and {show(name, 200)}")
         else:
             found[key] = name
-            problem = _mismatch(checkpoint, name, by_key[key])
+            problem = _mismatch(checkpoint, name, wanted[key])
             if problem is not None:
                 problems.append(problem)
     problems += [
-        f"missing: {tensor.key}"
-        for tensor in spec.tensors
-        if tensor.key not in found and not tensor.optional
+        f"missing: {key}"
+        for key, tensor in wanted.items()
+        if key not in found and not tensor.optional
     ]
     if problems:
         raise _refusal(checkpoint.name, problems)
@@ -93,7 +95,9 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
                 "the config says the head is tied to the embedding, but the checkpoint has an"
                 f" {found[head.key]} that differs; it is used"
             )
-    used = {tensor: found[tensor.key] for tensor in spec.tensors if tensor.key in found}
+    used = {
+        tensor: found[source_key(tensor)] for tensor in spec.tensors if source_key(tensor) in found
+    }
     return Ledger(used, tuple(dropped), tuple(notes))
 
 
@@ -106,8 +110,9 @@ def _mismatch(checkpoint: Checkpoint, name: str, tensor: TensorSpec) -> str | No
         shape = checkpoint.info(name).shape
     except Unsupported as error:
         return f"unreadable: {error.message}"
-    if shape != tensor.shape:
-        return f"shape: {show(name, 200)} is {list(shape)}, expected {list(tensor.shape)}"
+    expected = tensor.shape if tensor.cut is None else tensor.cut.shape
+    if shape != expected:
+        return f"shape: {show(name, 200)} is {list(shape)}, expected {list(expected)}"
     return None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vindex.checkpoint._base import Checkpoint
 from vindex.checkpoint._json import parse_object
 from vindex.checkpoint._tokenizer import chat_template, load_tokenizer
+from vindex.checkpoint.cutting import read_tensor
 from vindex.checkpoint.ledger import Ledger, balance
 from vindex.errors import CheckpointError
 from vindex.families import spec_from_config
@@ -74,10 +75,10 @@ class CheckpointSource:
         return (role, layer) in self._by_role
 
     def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        """The tensor, losslessly: a view of the file, or newly decoded for GGUF blocks."""
+        """The tensor, losslessly: a view of the file, or new memory where it has to be made."""
         tensor, name = self._by_role[role, layer]
         dtype = self._checkpoint.info(name).dtype
-        array = self._checkpoint.read(name, dtype)
+        array = read_tensor(self._checkpoint, tensor, name, dtype)
         array.flags.writeable = False
         return StoredTensor(tensor.key, dtype, array)
 

@@ -57,9 +57,14 @@ class ConfigReader:
         """Every key, those that are null included."""
         return tuple(self._values)
 
-    def mentions(self, key: str) -> bool:
-        """Whether the key is there, null or not."""
+    def states(self, key: str) -> bool:
+        """Whether the key is there, null or not: some classes tell null from absent."""
         return key in self._values
+
+    def renamed(self, names: Mapping[str, str]) -> ConfigReader:
+        """The same values, with those under a key of ``names`` also under its value."""
+        extra = {new: self._values[old] for old, new in names.items() if old in self._values}
+        return ConfigReader({**self._values, **extra}, self.where)
 
     def merged_over(self, other: ConfigReader) -> ConfigReader:
         """This object's non-null values on top of ``other``'s."""
@@ -89,6 +94,20 @@ class ConfigReader:
         if type(value) not in (int, float) or not low < value <= high:  # NaN is never in range
             self.refuse(key, expected)
         return float(value)
+
+    def number_or_none(self, key: str, *, high: float = 1e12) -> float | None:
+        """A finite number above zero and at most ``high``, or ``None``."""
+        return self.number(key, high=high) if self.has(key) else None
+
+    def numbers(self, key: str, count: int, *, high: float) -> tuple[float, ...]:
+        """A list of exactly ``count`` numbers above zero and at most ``high``."""
+        value = self._values.get(key)
+        expected = f"a list of {count} numbers above 0 and at most {high:g}"
+        if not isinstance(value, list) or len(value) != count:
+            self.refuse(key, expected)
+        if not all(type(item) in (int, float) and 0.0 < item <= high for item in value):
+            self.refuse(key, expected)
+        return tuple(map(float, value))
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean."""

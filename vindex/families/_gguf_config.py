@@ -42,6 +42,8 @@ _KNOWN = frozenset(
         "rope.scale_linear",
     }
 )  # fmt: skip
+# What only one architecture computes with.
+_KNOWN_OF: Mapping[str, frozenset[str]] = {"gemma2": frozenset({"attn_logit_softcapping"})}
 
 
 def reader(facts: GgufFacts) -> ConfigReader:
@@ -56,7 +58,8 @@ def reader(facts: GgufFacts) -> ConfigReader:
         for key, value in facts.metadata.items()
         if key.startswith(prefix)
     }
-    unknown = sorted(prefix + key for key in own.keys() - _KNOWN)
+    known = _KNOWN | _KNOWN_OF.get(facts.architecture, frozenset())
+    unknown = sorted(prefix + key for key in own.keys() - known)
     if unknown:
         shown = [show(key) for key in unknown]
         raise Unsupported(

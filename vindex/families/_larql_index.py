@@ -7,7 +7,7 @@ checkpoint's own ``config.json`` never comes here. What cannot be rebuilt safely
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from vindex.errors import Unsupported
@@ -20,23 +20,22 @@ SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex dir
 
 # Families that are not in this package yet, and what larql's record of them lacks.
 LOSSY: Mapping[str, str] = {
-    "qwen2": "the q, k and v biases are not in the vindex",
     "mixtral": "the number of experts per token is not recorded as the model uses it",
-    "gpt2": "biases, LayerNorm offsets and learned positions are not in the vindex",
-    "starcoder2": "biases and LayerNorm offsets are not in the vindex",
     "gpt_oss": "expert weights, biases and attention sinks are not in the vindex",
     "deepseek_v2": "the latent attention sizes are not recorded",
     "deepseek_v3": "the latent attention sizes are not recorded",
-    "gemma2": "the attention soft cap is not recorded",
 }
+
+_MULTIPLIERS = ("attention_multiplier", "residual_multiplier", "logits_scaling")
 
 
 def rebuild(
     index: VindexIndex,
     have_keys: Container[str],
     *,
-    embed_scale: float,
+    embed_scale: float | None,
     tied_by_family: bool = False,
+    has_multipliers: bool = False,
 ) -> Rebuilt:
     """The keys that every llama-like family shares.
 
@@ -44,8 +43,9 @@ def rebuild(
         index: the parsed index.
         have_keys: tensor keys that the vindex stores; decides whether the head is tied.
         embed_scale: what the family computes; another value in the index means a variant that
-            cannot be rebuilt.
+            cannot be rebuilt. ``None`` where it is for the config to say.
         tied_by_family: every release of the family ties its head, so tying needs no note.
+        has_multipliers: the family computes with Granite's multipliers.
 
     Raises:
         Unsupported: no ``model_config``, or one that belongs to a variant of the family.
@@ -63,9 +63,9 @@ def rebuild(
         "index.json: model_config",
     )
     facts.must_be_default("moe")
-    for key in ("attention_multiplier", "residual_multiplier", "logits_scaling"):
+    for key in () if has_multipliers else _MULTIPLIERS:
         facts.must_be_default(key, 1.0)
-    if not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
+    if embed_scale is not None and not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
         raise Unsupported(
             f"index.json: embed_scale is {index.embed_scale:g}, expected {embed_scale:g}",
             hint=SUPPLY_CONFIG,
@@ -98,6 +98,33 @@ def rebuild(
             notes.append("there is no lm_head; tied embeddings are assumed")
     config["tie_word_embeddings"] = tied
     return Rebuilt({key: value for key, value in config.items() if value is not None}, tuple(notes))
+
+
+def assume_unscaled(rebuilt: Rebuilt, index: VindexIndex) -> Rebuilt:
+    """Take positions as not stretched, with a note, and sliding windows as the index says."""
+    if not runs(index):
+        return rebuilt
+    note = "index.json does not record rope scaling; none is assumed"
+    return Rebuilt(rebuilt.config, (*rebuilt.notes, note))
+
+
+def lossy(reason: str) -> Callable[[VindexIndex, Container[str]], Rebuilt]:
+    """The ``from_index`` of a family whose models larql's record does not determine."""
+
+    def refuse(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
+        raise lossy_error(index, reason)
+
+    return refuse
+
+
+def lossy_error(index: VindexIndex, reason: str) -> Unsupported:
+    """The error for a larql vindex whose weights cannot be run as they are."""
+    model_type = "" if index.model_config is None else index.model_config.model_type
+    model = index.model.replace("\\", "\\\\").replace('"', '""')
+    return Unsupported(
+        f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
+        hint=f'extract the checkpoint again: EXTRACT MODEL "{model}" INTO "…" WITH INFERENCE;',
+    )
 
 
 def runs(index: VindexIndex) -> bool:

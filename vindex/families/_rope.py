@@ -7,11 +7,52 @@ Gemma 3 ``rope_local_base_freq`` for the sliding layers, which are never scaled.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
 from vindex.errors import Unsupported
 from vindex.families._config import MAX_POSITIONS, ConfigReader, show
 from vindex.spec import AttentionKind, RopeScaling, RopeSpec
 
-_SUPPORTED = (RopeScaling.NONE, RopeScaling.LINEAR, RopeScaling.LLAMA3, RopeScaling.DYNAMIC)
+_SUPPORTED = (
+    RopeScaling.NONE,
+    RopeScaling.LINEAR,
+    RopeScaling.LLAMA3,
+    RopeScaling.DYNAMIC,
+    RopeScaling.YARN,
+    RopeScaling.LONGROPE,
+)
+_MAX_FACTOR = 1e6
+_YARN_EQUAL = 0.001  # width of the blend where both ends coincide
+
+
+@dataclass(frozen=True, slots=True)
+class RopeDefaults:
+    """How a family differs from llama in its positions.
+
+    Attributes:
+        theta: base where the config names none.
+        theta_key: the hub spelling's key of the base.
+        local_theta_key: the hub spelling's key of this layer type's own base. With it, top-level
+            ``theta_key`` and ``rope_scaling`` do not apply to this layer type.
+        partial: share of a head that turns where the config does not say, or ``None`` for a family
+            whose heads turn whole.
+        partial_key: the hub spelling's key of that share.
+        interleaved: see ``RopeSpec``.
+        original: trained length where the config does not say; ``None`` for the context length.
+        aliases: other names of scaling rules.
+    """
+
+    theta: float = 10000.0
+    theta_key: str = "rope_theta"
+    local_theta_key: str | None = None
+    partial: float | None = None
+    partial_key: str = "partial_rotary_factor"
+    interleaved: bool = False
+    original: int | None = None
+    aliases: Mapping[str, RopeScaling] = field(default_factory=dict)
 
 
 def read_rope(
@@ -20,8 +61,7 @@ def read_rope(
     *,
     head_size: int,
     max_positions: int,
-    default_theta: float,
-    local_theta_key: str | None = None,
+    defaults: RopeDefaults,
 ) -> RopeSpec:
     """The rope of one layer type.
 
@@ -30,16 +70,14 @@ def read_rope(
         kind: whose rope; selects the entry of a nested ``rope_parameters``.
         head_size: S.
         max_positions: the model's context length.
-        default_theta: base where the config names none.
-        local_theta_key: the hub spelling's key of this layer type's own base. With it, top-level
-            ``rope_theta`` and ``rope_scaling`` do not apply to this layer type.
+        defaults: of the family.
 
     Raises:
-        Unsupported: an unknown rope type, or partial rotation.
+        Unsupported: an unknown rope type, or partial rotation in a family that has none.
         CheckpointError: a value of the wrong type or out of range.
     """
-    own_base = local_theta_key is not None
-    theta = config.number(local_theta_key or "rope_theta", default_theta)
+    own_base = defaults.local_theta_key is not None
+    theta = config.number(defaults.local_theta_key or defaults.theta_key, defaults.theta)
     parameters = config.section("rope_parameters")
     if parameters is not None and any(parameters.has(each.value) for each in AttentionKind):
         parameters = parameters.section(kind.value)
@@ -49,52 +87,155 @@ def read_rope(
         parameters = config.section("rope_scaling")
     if parameters is None:
         parameters = ConfigReader({}, config.where)
-    partial = parameters if parameters.has("partial_rotary_factor") else config
-    partial.must_be_default("partial_rotary_factor", 1.0, 1)
-    return _scaled(parameters, parameters.number("rope_theta", theta), head_size, max_positions)
+    plain = RopeSpec(
+        theta=parameters.number("rope_theta", theta),
+        rotary_size=_rotary_size(config, parameters, head_size, defaults),
+        interleaved=defaults.interleaved,
+    )
+    # transformers lets a top-level trained length win over the one beside the scaling.
+    trained = config if config.has("original_max_position_embeddings") else parameters
+    original = trained.integer(
+        "original_max_position_embeddings", defaults.original or max_positions, high=MAX_POSITIONS
+    )
+    return _scaled(plain, parameters, _scaling(parameters, defaults), original, max_positions)
 
 
-def _scaled(parameters: ConfigReader, theta: float, head_size: int, max_positions: int) -> RopeSpec:
-    scaling = _scaling(parameters)
-    if scaling is RopeScaling.NONE:
-        return RopeSpec(theta=theta, rotary_size=head_size)
-    factor = parameters.number("factor", high=1e6)
-    if scaling is RopeScaling.LINEAR:
-        return RopeSpec(theta=theta, rotary_size=head_size, scaling=scaling, factor=factor)
-    if scaling is RopeScaling.DYNAMIC:
-        if head_size <= 2:
-            parameters.contradiction(
-                f"rope_type is dynamic with a head size of {head_size}", "a head size of 4 or more"
-            )
-        return RopeSpec(
-            theta=theta,
-            rotary_size=head_size,
-            scaling=scaling,
-            factor=factor,
-            original_max_positions=max_positions,
+def _rotary_size(
+    config: ConfigReader, parameters: ConfigReader, head_size: int, defaults: RopeDefaults
+) -> int:
+    nested = parameters.has("partial_rotary_factor")
+    holder, key = (
+        (parameters, "partial_rotary_factor") if nested else (config, defaults.partial_key)
+    )
+    if defaults.partial is None:
+        holder.must_be_default(key, 1.0, 1)
+        return head_size
+    size = int(head_size * holder.number(key, defaults.partial, high=1.0))
+    if size < 2 or size % 2:
+        holder.contradiction(
+            f"{key} makes {size} of {head_size} values of a head turn", "an even number above 0"
         )
-    low = parameters.number("low_freq_factor", high=1e6)
-    high = parameters.number("high_freq_factor", high=1e6)
+    return size
+
+
+def _scaled(
+    plain: RopeSpec,
+    parameters: ConfigReader,
+    scaling: RopeScaling,
+    original: int,
+    max_positions: int,
+) -> RopeSpec:
+    match scaling:
+        case RopeScaling.NONE:
+            return plain
+        case RopeScaling.LINEAR:
+            return replace(plain, scaling=scaling, factor=_factor(parameters))
+        case RopeScaling.DYNAMIC:
+            if plain.rotary_size <= 2:
+                parameters.contradiction(
+                    f"rope_type is dynamic with {plain.rotary_size} values that turn", "4 or more"
+                )
+            return replace(
+                plain,
+                scaling=scaling,
+                factor=_factor(parameters),
+                original_max_positions=max_positions,
+            )
+        case RopeScaling.LLAMA3:
+            return _llama3(plain, parameters, original)
+        case RopeScaling.YARN:
+            return _yarn(plain, parameters, original, max_positions)
+        case RopeScaling.LONGROPE:
+            return _longrope(plain, parameters, original, max_positions)
+        case RopeScaling.PROPORTIONAL:
+            raise AssertionError("not among the supported rules")
+        case _:
+            assert_never(scaling)
+
+
+def _factor(parameters: ConfigReader, default: float | None = None) -> float:
+    return parameters.number("factor", default, high=_MAX_FACTOR)
+
+
+def _llama3(plain: RopeSpec, parameters: ConfigReader, original: int) -> RopeSpec:
+    low = parameters.number("low_freq_factor", high=_MAX_FACTOR)
+    high = parameters.number("high_freq_factor", high=_MAX_FACTOR)
     if not low < high:
         parameters.contradiction(
             f"low_freq_factor is {low:g} and high_freq_factor {high:g}", "low below high"
         )
-    return RopeSpec(
-        theta=theta,
-        rotary_size=head_size,
-        scaling=scaling,
-        factor=factor,
+    return replace(
+        plain,
+        scaling=RopeScaling.LLAMA3,
+        factor=_factor(parameters),
         low_freq_factor=low,
         high_freq_factor=high,
-        original_max_positions=parameters.integer(
-            "original_max_position_embeddings", max_positions, high=MAX_POSITIONS
-        ),
+        original_max_positions=original,
     )
 
 
-def _scaling(parameters: ConfigReader) -> RopeScaling:
+def _yarn(plain: RopeSpec, parameters: ConfigReader, original: int, max_positions: int) -> RopeSpec:
+    factor = _factor(parameters, max_positions / original)
+    if plain.theta <= 1.0:
+        parameters.contradiction(f"rope_type is yarn with a base of {plain.theta:g}", "above 1")
+
+    def pair(turns: float) -> float:
+        """The pair that makes this many full turns within the trained length."""
+        octaves = math.log(original / (turns * 2 * math.pi))
+        return plain.rotary_size * octaves / (2 * math.log(plain.theta))
+
+    low = pair(parameters.number("beta_fast", 32.0, high=_MAX_FACTOR))
+    high = pair(parameters.number("beta_slow", 1.0, high=_MAX_FACTOR))
+    if parameters.flag("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, plain.rotary_size - 1)
+    if low == high:
+        high += _YARN_EQUAL
+
+    def strength(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+
+    weight = parameters.number("mscale", 0.0, low=-1.0, high=_MAX_FACTOR)
+    weight_all = parameters.number("mscale_all_dim", 0.0, low=-1.0, high=_MAX_FACTOR)
+    both = weight != 0.0 and weight_all != 0.0
+    inferred = strength(weight) / strength(weight_all) if both else strength(1.0)
+    return replace(
+        plain,
+        scaling=RopeScaling.YARN,
+        factor=factor,
+        original_max_positions=original,
+        low_dim=float(low),
+        high_dim=float(high),
+        attention_factor=parameters.number("attention_factor", inferred, high=_MAX_FACTOR),
+    )
+
+
+def _longrope(
+    plain: RopeSpec, parameters: ConfigReader, original: int, max_positions: int
+) -> RopeSpec:
+    pairs = plain.rotary_size // 2
+    factor = _factor(parameters, max_positions / original)
+    inferred = 1.0
+    if factor > 1.0:
+        if original < 2:
+            parameters.contradiction("the trained length is 1 position", "2 or more")
+        inferred = math.sqrt(1 + math.log(factor) / math.log(original))
+    return replace(
+        plain,
+        scaling=RopeScaling.LONGROPE,
+        factor=factor,
+        original_max_positions=original,
+        short_factors=parameters.numbers("short_factor", pairs, high=_MAX_FACTOR),
+        long_factors=parameters.numbers("long_factor", pairs, high=_MAX_FACTOR),
+        attention_factor=parameters.number("attention_factor", inferred, high=_MAX_FACTOR),
+    )
+
+
+def _scaling(parameters: ConfigReader, defaults: RopeDefaults) -> RopeScaling:
     key = "rope_type" if parameters.has("rope_type") else "type"
     name = parameters.text(key, RopeScaling.NONE.value)
+    if name in defaults.aliases:
+        return defaults.aliases[name]
     for scaling in _SUPPORTED:
         if scaling.value == name:
             return scaling

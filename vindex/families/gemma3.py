@@ -13,6 +13,7 @@ from typing import Any
 
 from vindex.errors import Unsupported
 from vindex.families import _gguf_config, _larql_index
+from vindex.families._assemble import layer_kinds, make_layers, make_model, read_attention
 from vindex.families._base import (
     ROTARY_INV_FREQ,
     DropRule,
@@ -20,17 +21,16 @@ from vindex.families._base import (
     GgufFacts,
     GgufRules,
     Rebuilt,
-    decoder_tensors,
 )
 from vindex.families._config import MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Defaults, Geometry, read_geometry
-from vindex.families._rope import read_rope
+from vindex.families._rope import RopeDefaults
+from vindex.families._tensors import FOUR_NORMS
 from vindex.index import VindexIndex
 from vindex.spec import (
     AttentionKind,
     AttentionSpec,
     FfnSpec,
-    LayerSpec,
     ModelSpec,
     NormKind,
     NormSpec,
@@ -44,6 +44,7 @@ _DEFAULT_PATTERN = 6
 _LAYERS_27B = 62
 _STRETCHED_LAYERS = (34, 48, _LAYERS_27B)  # 4B, 12B, 27B
 _THETA = 1000000.0
+_LOCAL_ROPE = RopeDefaults(local_theta_key="rope_local_base_freq")
 
 _VISION = DropRule(
     "gemma3-vision-tower",
@@ -65,70 +66,36 @@ def build(config: ConfigReader) -> ModelSpec:
         activation=config.activation("hidden_activation", "gelu_pytorch_tanh"),
     )
     attention = {kind: _attention(config, geometry, kind, norm) for kind in AttentionKind}
-    layers = tuple(
-        LayerSpec(index, attention[kind], ffn, Placement.SANDWICH, norm)
-        for index, kind in enumerate(_layer_kinds(config, geometry.num_layers))
-    )
-    tied = config.flag("tie_word_embeddings", True)
-    return ModelSpec(
+    pattern = config.integer("sliding_window_pattern", _DEFAULT_PATTERN)
+    kinds = layer_kinds(config, geometry.num_layers, lambda index: bool((index + 1) % pattern))
+    return make_model(
+        config,
+        geometry,
+        make_layers([attention[kind] for kind in kinds], ffn, norm, Placement.SANDWICH),
         family=FAMILY.name,
-        model_type=config.text("model_type", "gemma3_text"),
-        vocab_size=geometry.vocab_size,
-        hidden_size=geometry.hidden_size,
-        layers=layers,
-        final_norm=norm,
+        tied=True,
+        naming=FOUR_NORMS,
         embed_scale=math.sqrt(geometry.hidden_size),
-        tied=tied,
-        max_positions=geometry.max_positions,
-        tensors=decoder_tensors(
-            layers, vocab_size=geometry.vocab_size, hidden_size=geometry.hidden_size, tied=tied
-        ),
-        logit_softcap=(
-            config.number("final_logit_softcapping")
-            if config.has("final_logit_softcapping")
-            else None
-        ),
+        logit_softcap=config.number_or_none("final_logit_softcapping"),
     )
 
 
 def _attention(
     config: ConfigReader, geometry: Geometry, kind: AttentionKind, norm: NormSpec
 ) -> AttentionSpec:
-    sliding = kind is AttentionKind.SLIDING
     bias = config.flag("attention_bias", False)
-    return AttentionSpec(
+    sliding = kind is AttentionKind.SLIDING
+    window = config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS)
+    return read_attention(
+        config,
+        geometry,
         kind=kind,
-        heads=geometry.heads,
-        kv_heads=geometry.kv_heads,
-        head_size=geometry.head_size,
+        rope=_LOCAL_ROPE if sliding else RopeDefaults(theta=_THETA),
         scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
-        rope=read_rope(
-            config,
-            kind,
-            head_size=geometry.head_size,
-            max_positions=geometry.max_positions,
-            default_theta=10000.0 if sliding else _THETA,
-            local_theta_key="rope_local_base_freq" if sliding else None,
-        ),
-        window=(
-            config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS)
-            if sliding
-            else None
-        ),
+        window=window if sliding else None,
         qk_norm=norm,
         qkv_bias=bias,
         output_bias=bias,
-    )
-
-
-def _layer_kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
-    listed = config.choices("layer_types", {kind.value: kind for kind in AttentionKind}, count)
-    if listed is not None:
-        return listed
-    pattern = config.integer("sliding_window_pattern", _DEFAULT_PATTERN)
-    return tuple(
-        AttentionKind.SLIDING if (index + 1) % pattern else AttentionKind.FULL
-        for index in range(count)
     )
 
 

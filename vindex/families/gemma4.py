@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 
 from vindex.errors import Unsupported
 from vindex.families import _larql_index
-from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt, decoder_tensors
+from vindex.families._assemble import layer_kinds, make_model
+from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt
 from vindex.families._config import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, ConfigReader, show
 from vindex.families._geometry import Defaults, Geometry, read_geometry
+from vindex.families._tensors import FOUR_NORMS
 from vindex.index import VindexIndex
 from vindex.spec import (
     Activation,
@@ -58,7 +60,7 @@ _MEDIA = DropRule(
 def build(config: ConfigReader) -> ModelSpec:
     """The specification of a Gemma 4 configuration, multimodal or text-only."""
     text = config.section("text_config")
-    has_ple = (text or config).mentions("hidden_size_per_layer_input")  # null means: none
+    has_ple = (text or config).states("hidden_size_per_layer_input")  # null means: none
     if text is not None:
         config = text.merged_over(config)
     unified = config.text("model_type") in _UNIFIED
@@ -67,29 +69,15 @@ def build(config: ConfigReader) -> ModelSpec:
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
     ple = _per_layer_embeddings(config, geometry, norm, 0 if has_ple or unified else _PLE_SIZE)
     layers = _layers(config, geometry, norm, _WINDOW_UNIFIED if unified else _WINDOW)
-    tied = config.flag("tie_word_embeddings", True)
-    return ModelSpec(
+    return make_model(
+        config,
+        geometry,
+        layers,
         family=FAMILY.name,
-        model_type=config.text("model_type", "gemma4_text"),
-        vocab_size=geometry.vocab_size,
-        hidden_size=geometry.hidden_size,
-        layers=layers,
-        final_norm=norm,
+        tied=True,
+        naming=FOUR_NORMS,
         embed_scale=math.sqrt(geometry.hidden_size),
-        tied=tied,
-        max_positions=geometry.max_positions,
-        tensors=decoder_tensors(
-            layers,
-            vocab_size=geometry.vocab_size,
-            hidden_size=geometry.hidden_size,
-            tied=tied,
-            ple=ple,
-        ),
-        logit_softcap=(
-            config.number("final_logit_softcapping")
-            if config.has("final_logit_softcapping")
-            else None
-        ),
+        logit_softcap=config.number_or_none("final_logit_softcapping"),
         ple=ple,
         starts_with_bos=True,
     )
@@ -165,11 +153,7 @@ def _activation(config: ConfigReader) -> Activation:
 
 
 def _kinds(config: ConfigReader, count: int) -> tuple[AttentionKind, ...]:
-    listed = config.choices("layer_types", {kind.value: kind for kind in AttentionKind}, count)
-    kinds = listed or tuple(
-        AttentionKind.SLIDING if (index + 1) % _PATTERN else AttentionKind.FULL
-        for index in range(count)
-    )
+    kinds = layer_kinds(config, count, lambda index: bool((index + 1) % _PATTERN))
     return (*kinds[:-1], AttentionKind.FULL)  # the last is full whatever the list says
 
 

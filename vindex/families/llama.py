@@ -11,27 +11,23 @@ from typing import Any
 
 from vindex.errors import Unsupported
 from vindex.families import _gguf_config, _larql_index
+from vindex.families._assemble import make_layers, make_model, read_attention
 from vindex.families._base import (
     ROTARY_INV_FREQ,
     Family,
     GgufFacts,
     GgufRules,
     Rebuilt,
-    decoder_tensors,
 )
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
-from vindex.families._rope import read_rope
+from vindex.families._rope import RopeDefaults
 from vindex.index import VindexIndex
 from vindex.spec import (
-    AttentionKind,
-    AttentionSpec,
     FfnSpec,
-    LayerSpec,
     ModelSpec,
     NormKind,
     NormSpec,
-    Placement,
     Role,
 )
 
@@ -46,46 +42,16 @@ def build(config: ConfigReader) -> ModelSpec:
     config.must_be_default("sliding_window")
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
     bias = config.flag("attention_bias", False)
-    attention = AttentionSpec(
-        kind=AttentionKind.FULL,
-        heads=geometry.heads,
-        kv_heads=geometry.kv_heads,
-        head_size=geometry.head_size,
-        scale=geometry.head_size**-0.5,
-        rope=read_rope(
-            config,
-            AttentionKind.FULL,
-            head_size=geometry.head_size,
-            max_positions=geometry.max_positions,
-            default_theta=10000.0,
-        ),
-        qkv_bias=bias,
-        output_bias=bias,
+    attention = read_attention(
+        config, geometry, rope=RopeDefaults(), qkv_bias=bias, output_bias=bias
     )
     ffn = FfnSpec(
         width=geometry.intermediate_size,
         activation=config.activation("hidden_act", "silu"),
         bias=config.flag("mlp_bias", False),
     )
-    layers = tuple(
-        LayerSpec(index, attention, ffn, Placement.PRE, norm)
-        for index in range(geometry.num_layers)
-    )
-    tied = config.flag("tie_word_embeddings", False)
-    return ModelSpec(
-        family=FAMILY.name,
-        model_type=config.text("model_type", "llama"),
-        vocab_size=geometry.vocab_size,
-        hidden_size=geometry.hidden_size,
-        layers=layers,
-        final_norm=norm,
-        embed_scale=1.0,
-        tied=tied,
-        max_positions=geometry.max_positions,
-        tensors=decoder_tensors(
-            layers, vocab_size=geometry.vocab_size, hidden_size=geometry.hidden_size, tied=tied
-        ),
-    )
+    layers = make_layers([attention] * geometry.num_layers, ffn, norm)
+    return make_model(config, geometry, layers, family=FAMILY.name, tied=False)
 
 
 def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:

@@ -1,0 +1,66 @@
+"""Tensors of a vindex made from tensors of a checkpoint: the only place that applies a ``Cut``."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vindex.checkpoint._base import Checkpoint
+from vindex.dtypes import convert
+from vindex.kinds import StorageDtype
+from vindex.spec import Cut, TensorSpec
+
+Array = npt.NDArray[np.generic]
+
+
+def source_key(tensor: TensorSpec) -> str:
+    """The key of the checkpoint tensor that a tensor is, or is cut from."""
+    return tensor.key if tensor.cut is None else tensor.cut.key
+
+
+def read_tensor(
+    checkpoint: Checkpoint, tensor: TensorSpec, name: str, dtype: StorageDtype
+) -> Array:
+    """A whole tensor of a model, C-contiguous.
+
+    Args:
+        checkpoint: where to read.
+        tensor: what to read.
+        name: of the checkpoint tensor of that ``source_key``.
+        dtype: what to read it as.
+    """
+    if tensor.cut is None:
+        return checkpoint.read(name, dtype)
+    return read_rows(checkpoint, tensor, name, 0, tensor.shape[0], dtype)
+
+
+def read_rows(
+    checkpoint: Checkpoint,
+    tensor: TensorSpec,
+    name: str,
+    start: int,
+    stop: int,
+    dtype: StorageDtype,
+) -> Array:
+    """Rows ``start..stop`` of a tensor of a model; see ``read_tensor``."""
+    cut = tensor.cut
+    if cut is None:
+        return checkpoint.read_rows(name, start, stop, dtype)
+    if cut.blocks == 1 and not cut.transposed:
+        return checkpoint.read_rows(name, cut.start + start, cut.start + stop, dtype)
+    # As stored, so that an array that is mapped is not converted whole for some of its rows.
+    stored = checkpoint.info(name).dtype
+    whole = checkpoint.read(name, stored)
+    if cut.transposed:
+        whole = whole.T
+    rows = np.ascontiguousarray(whole[_rows(cut, start, stop)])
+    return convert(rows, stored, dtype)
+
+
+def _rows(cut: Cut, start: int, stop: int) -> npt.NDArray[np.intp] | slice:
+    """Where rows ``start..stop`` of the cut lie in the checkpoint tensor."""
+    if cut.blocks == 1:
+        return slice(cut.start + start, cut.start + stop)
+    block_rows = cut.shape[-1 if cut.transposed else 0] // cut.blocks
+    block, row = np.divmod(np.arange(start, stop), cut.stop - cut.start)
+    return np.asarray(block * block_rows + cut.start + row)

@@ -1,0 +1,267 @@
+"""The tensors that a decoder needs, and where a family's checkpoints keep them.
+
+A vindex tensor has the key of the checkpoint tensor it is; one that is cut out of a fused tensor
+has the key that llama-like models give it. Both are in ``Naming``, a table for each family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from vindex import ple as sidecar
+from vindex.kinds import ExtractLevel
+from vindex.spec import (
+    AttentionSpec,
+    Cut,
+    LayerSpec,
+    LearnedPositions,
+    NormKind,
+    PleSpec,
+    QkNormSpan,
+    Role,
+    StorageFile,
+    TensorSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A checkpoint tensor that holds several tensors of the model below each other, or one turned.
+
+    Attributes:
+        key: its key; ``{layer}`` stands for the layer.
+        roles: what it holds, from the first row on.
+        per_head: the order repeats for every head, so all roles have the same number of rows.
+        transposed: it is stored as ``[in, out]``.
+    """
+
+    key: str
+    roles: tuple[Role, ...]
+    per_head: bool = False
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Keys of a family's tensors; ``{layer}`` stands for the layer.
+
+    Attributes:
+        keys: of every tensor that the family has, in the vindex.
+        fused: checkpoint tensors that are taken apart.
+    """
+
+    keys: Mapping[Role, str]
+    fused: tuple[Fused, ...] = field(default=())
+
+    def but(self, keys: Mapping[Role, str], *fused: Fused) -> Naming:
+        """The same with some other keys, and with these fused tensors."""
+        return Naming({**self.keys, **keys}, (*self.fused, *fused))
+
+    def key(self, role: Role, layer: int | None) -> str:
+        """The key of a tensor."""
+        return self.keys[role].format(layer=layer)
+
+
+LLAMA = Naming(
+    {
+        Role.EMBED: "embed_tokens.weight",
+        Role.FINAL_NORM: "norm.weight",
+        Role.FINAL_NORM_BIAS: "norm.bias",
+        Role.HEAD: "lm_head.weight",
+        Role.HEAD_BIAS: "lm_head.bias",
+        Role.ATTN_NORM: "layers.{layer}.input_layernorm.weight",
+        Role.ATTN_NORM_BIAS: "layers.{layer}.input_layernorm.bias",
+        Role.FFN_NORM: "layers.{layer}.post_attention_layernorm.weight",
+        Role.FFN_NORM_BIAS: "layers.{layer}.post_attention_layernorm.bias",
+        Role.Q: "layers.{layer}.self_attn.q_proj.weight",
+        Role.K: "layers.{layer}.self_attn.k_proj.weight",
+        Role.V: "layers.{layer}.self_attn.v_proj.weight",
+        Role.O: "layers.{layer}.self_attn.o_proj.weight",
+        Role.Q_BIAS: "layers.{layer}.self_attn.q_proj.bias",
+        Role.K_BIAS: "layers.{layer}.self_attn.k_proj.bias",
+        Role.V_BIAS: "layers.{layer}.self_attn.v_proj.bias",
+        Role.O_BIAS: "layers.{layer}.self_attn.o_proj.bias",
+        Role.Q_NORM: "layers.{layer}.self_attn.q_norm.weight",
+        Role.K_NORM: "layers.{layer}.self_attn.k_norm.weight",
+        Role.GATE: "layers.{layer}.mlp.gate_proj.weight",
+        Role.UP: "layers.{layer}.mlp.up_proj.weight",
+        Role.DOWN: "layers.{layer}.mlp.down_proj.weight",
+        Role.GATE_BIAS: "layers.{layer}.mlp.gate_proj.bias",
+        Role.UP_BIAS: "layers.{layer}.mlp.up_proj.bias",
+        Role.DOWN_BIAS: "layers.{layer}.mlp.down_proj.bias",
+    }
+)
+
+#: Llama with four norms a layer (Gemma 2 and 3) or two after the sublayers (OLMo 2).
+FOUR_NORMS = LLAMA.but(
+    {
+        Role.ATTN_POST_NORM: "layers.{layer}.post_attention_layernorm.weight",
+        Role.FFN_NORM: "layers.{layer}.pre_feedforward_layernorm.weight",
+        Role.FFN_POST_NORM: "layers.{layer}.post_feedforward_layernorm.weight",
+    }
+)
+
+GATE_UP = Fused("layers.{layer}.mlp.gate_up_proj.weight", (Role.GATE, Role.UP))
+
+
+def decoder_tensors(
+    layers: tuple[LayerSpec, ...],
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    tied: bool,
+    naming: Naming = LLAMA,
+    positions: LearnedPositions | None = None,
+    head_bias: bool = False,
+    ple: PleSpec | None = None,
+) -> tuple[TensorSpec, ...]:
+    """Every tensor of a decoder, in model order.
+
+    Filtered by file, the order is larql's: its readers do not need it, people comparing do.
+    """
+
+    def tensor(
+        role: Role,
+        shape: tuple[int, ...],
+        file: StorageFile,
+        level: ExtractLevel,
+        optional: bool = False,
+    ) -> TensorSpec:
+        return TensorSpec(role, None, naming.key(role, None), shape, file, level, optional)
+
+    matrix, vector = (vocab_size, hidden_size), (hidden_size,)
+    result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
+    if positions is not None:
+        table = (positions.rows, hidden_size)
+        result.append(tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION))
+    if ple is not None:
+        result += sidecar.model_matrices(ple, len(layers), hidden_size)
+    for layer in layers:
+        result += _layer_tensors(layer, hidden_size, naming, ple)
+    result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
+    if layers[0].norm.kind is NormKind.LAYER:
+        result.append(
+            tensor(Role.FINAL_NORM_BIAS, vector, StorageFile.NORMS, ExtractLevel.ATTENTION)
+        )
+    if ple is not None:
+        result.append(sidecar.model_norm(ple))
+    result.append(tensor(Role.HEAD, matrix, StorageFile.HEAD, ExtractLevel.INFERENCE, tied))
+    if head_bias:
+        result.append(
+            tensor(Role.HEAD_BIAS, (vocab_size,), StorageFile.NORMS, ExtractLevel.INFERENCE)
+        )
+    return tuple(result)
+
+
+def _layer_tensors(
+    layer: LayerSpec, hidden: int, naming: Naming, ple: PleSpec | None
+) -> Iterator[TensorSpec]:
+    absent = _absent(layer.attention)
+    needs = [need for need in _layer_needs(layer, hidden) if need[0] not in absent]
+    shapes = {role: shape for role, shape, _, _ in needs}
+    cuts = {
+        role: cut
+        for fused in naming.fused
+        for role, cut in _cuts(fused, layer, shapes)
+        if role in shapes
+    }
+    if not layer.ffn.gated:
+        # Where there is no gate, a feature responds with its up row; larql stores that as its gate.
+        up = naming.key(Role.UP, layer.index)
+        cuts[Role.GATE] = cuts.get(Role.UP) or Cut(up, shapes[Role.UP], 0, layer.ffn.width)
+    for role, shape, file, level in needs:
+        key = naming.key(role, layer.index)
+        yield TensorSpec(role, layer.index, key, shape, file, level, cut=cuts.get(role))
+    if layer.scaled:
+        yield sidecar.layer_scalar(layer.index)
+    if ple is not None:
+        yield sidecar.layer_norm(layer.index, hidden)
+        yield from sidecar.layer_matrices(ple, layer.index, hidden)
+
+
+def _absent(attention: AttentionSpec) -> frozenset[Role]:
+    """Roles of attention that the layer does without."""
+    if attention.kv_source is not None:
+        return frozenset({Role.K, Role.V, Role.K_BIAS, Role.V_BIAS, Role.K_NORM})
+    return frozenset({Role.V, Role.V_BIAS} if attention.values_are_keys else ())
+
+
+def _cuts(
+    fused: Fused, layer: LayerSpec, shapes: Mapping[Role, tuple[int, ...]]
+) -> Iterator[tuple[Role, Cut]]:
+    """The part of a fused tensor that each of its roles is; nothing if the layer has none of it."""
+    if not all(role in shapes for role in fused.roles):
+        return
+    blocks = layer.attention.heads if fused.per_head else 1
+    rows = [shapes[role][0] for role in fused.roles]
+    whole = (sum(rows), *shapes[fused.roles[0]][1:])
+    start = 0
+    for role, count in zip(fused.roles, rows, strict=True):
+        stop = start + count // blocks
+        yield (
+            role,
+            Cut(
+                fused.key.format(layer=layer.index),
+                whole[::-1] if fused.transposed else whole,
+                start,
+                stop,
+                blocks,
+                fused.transposed,
+            ),
+        )
+        start = stop
+
+
+Need = tuple[Role, tuple[int, ...], StorageFile, ExtractLevel]
+
+
+def _layer_needs(layer: LayerSpec, hidden: int) -> Iterator[Need]:
+    attention, ffn = layer.attention, layer.ffn
+    q_size = attention.heads * attention.head_size
+    kv_size = attention.kv_heads * attention.head_size
+    width = ffn.width
+    attn, norms = StorageFile.ATTENTION, StorageFile.NORMS
+    at_attention, at_inference = ExtractLevel.ATTENTION, ExtractLevel.INFERENCE
+
+    yield Role.Q, (q_size, hidden), attn, at_attention
+    yield Role.K, (kv_size, hidden), attn, at_attention
+    yield Role.V, (kv_size, hidden), attn, at_attention
+    yield Role.O, (hidden, q_size), attn, at_attention
+    if attention.qk_norm is not None:
+        whole = attention.qk_norm_span is QkNormSpan.PROJECTION
+        yield Role.Q_NORM, (q_size if whole else attention.head_size,), attn, at_attention
+        yield Role.K_NORM, (kv_size if whole else attention.head_size,), attn, at_attention
+    yield Role.GATE, (width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
+    yield Role.UP, (width, hidden), StorageFile.UP, at_inference
+    yield Role.DOWN, (hidden, width), StorageFile.DOWN, at_inference
+    for role in _norm_roles(layer):
+        yield role, (hidden,), norms, at_attention
+    if attention.qkv_bias:
+        yield Role.Q_BIAS, (q_size,), norms, at_attention
+        yield Role.K_BIAS, (kv_size,), norms, at_attention
+        yield Role.V_BIAS, (kv_size,), norms, at_attention
+    if attention.output_bias:
+        yield Role.O_BIAS, (hidden,), norms, at_attention
+    if ffn.bias:
+        if ffn.gated:
+            yield Role.GATE_BIAS, (width,), norms, at_inference
+        yield Role.UP_BIAS, (width,), norms, at_inference
+        yield Role.DOWN_BIAS, (hidden,), norms, at_inference
+
+
+def _norm_roles(layer: LayerSpec) -> Iterator[Role]:
+    """The norms of a layer in the order they are stored."""
+    biased = layer.norm.kind is NormKind.LAYER
+    if layer.placement.norms_inputs:
+        yield Role.ATTN_NORM
+        if biased:
+            yield Role.ATTN_NORM_BIAS
+    if layer.placement.norms_outputs:
+        yield Role.ATTN_POST_NORM
+    if layer.placement.norms_ffn_input:
+        yield Role.FFN_NORM
+        if biased:
+            yield Role.FFN_NORM_BIAS
+    if layer.placement.norms_outputs:
+        yield Role.FFN_POST_NORM
