@@ -219,8 +219,16 @@ def _half_pack(weight: Tensor, bias: Tensor | None) -> Any:
 
 
 def _half_product(x: Tensor, packed: Any) -> Tensor:
-    y: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, packed)
+    y: Tensor = _half_operator()(x, packed)
     return y
+
+
+@cache
+def _half_operator() -> Callable[[Tensor, Any], Tensor]:
+    # The operator behind the overload: the overload asks on every call whether the packed weights
+    # are a tracing stand-in, which costs as much as a small norm, some 120 times per token.
+    operator: Callable[[Tensor, Any], Tensor] = torch.ops.quantized.linear_dynamic_fp16.default._op
+    return operator
 
 
 def _single_pack(weight: Tensor) -> Tensor:

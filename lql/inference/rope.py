@@ -26,7 +26,9 @@ class Rope:
 
     def __init__(self, spec: RopeSpec) -> None:
         self.spec = spec
-        _frequencies(spec, 1)  # refuse an unsupported rule before anything runs
+        # Also refuses an unsupported rule before anything runs.
+        short = _frequencies(spec, 1)
+        self._constant = None if _depends_on_length(spec) else short
 
     def table(self, start: int, stop: int, length: int | None = None) -> Tensor:
         """The rotations of positions ``start..stop`` in a sequence that ends at ``length``.
@@ -38,7 +40,10 @@ class Rope:
             complex64 [T, 1, R / 2]. Their magnitude is 1, or the rule's attention factor.
         """
         positions = torch.arange(start, stop, dtype=torch.float32)
-        angles = torch.outer(positions, _frequencies(self.spec, length or stop))  # [T, R / 2]
+        frequencies = self._constant
+        if frequencies is None:
+            frequencies = _frequencies(self.spec, length or stop)
+        angles = torch.outer(positions, frequencies)  # [T, R / 2]
         magnitude = torch.full_like(angles, self.spec.attention_factor)
         return torch.polar(magnitude, angles).unsqueeze(1)
 
@@ -77,6 +82,10 @@ def lane_order(spec: RopeSpec | None, heads: int, head_size: int) -> npt.NDArray
     lanes[0 : 2 * half : 2] = np.arange(half)
     lanes[1 : 2 * half : 2] = np.arange(half, 2 * half)
     return (np.arange(heads)[:, None] * head_size + lanes).ravel()
+
+
+def _depends_on_length(spec: RopeSpec) -> bool:
+    return spec.scaling in (RopeScaling.DYNAMIC, RopeScaling.LONGROPE)
 
 
 def _original(spec: RopeSpec) -> int:
