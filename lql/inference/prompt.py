@@ -20,8 +20,8 @@ class PromptEncoder:
     """Encodes prompts for one model, and names tokens.
 
     A prompt as typed (RAW) gets the special tokens that tokenizer.json adds, as transformers does.
-    Where that adds none, but tokenizer_config.json says ``add_bos_token``, the prompt gets a BOS:
-    such models were trained with one, and their own tokenizer classes used to add it.
+    Where that is no BOS, but tokenizer_config.json says ``add_bos_token``, the prompt gets one:
+    such models were trained with it, and their own tokenizer classes used to add it.
     A rendered chat (CHAT) gets none: its template writes them.
 
     Args:
@@ -69,7 +69,7 @@ class PromptEncoder:
         plain = self._tokenizer.encode(prompt, add_special_tokens=True)
         ids, typed = list(plain.ids), [not special for special in plain.special_tokens_mask]
         bos = self._special_id("bos_token") if self._wants_bos else None
-        if bos is not None and all(typed) and ids[:1] != [bos]:
+        if bos is not None and ids[:1] != [bos]:
             ids, typed = [bos, *ids], [False, *typed]
         return self._encoded(prompt, mode, ids, typed)
 
