@@ -245,7 +245,8 @@ class _HalfProduct(torch.nn.Module):
         self.packed = packed
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        return y
 
 
 @cache
