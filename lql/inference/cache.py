@@ -23,10 +23,10 @@ class LayerCache:
 
     def __init__(self, spec: AttentionSpec, capacity: int) -> None:
         self._reach = capacity if spec.window is None else spec.window - 1
-        self._kv_heads = spec.kv_heads
         slots = min(capacity, self._reach + _SLACK)
-        # Keys above values: they come together and leave together.
+        # Keys above values: they come together.
         self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
+        self._keys, self._values = self._slots.chunk(2)
         self._held = 0
 
     @property
@@ -51,14 +51,14 @@ class LayerCache:
         start, stop = self._held - past, self._held + count
         if stop <= slots:
             self._slots[:, self._held : stop] = new
-            seen = self._slots[:, start:stop]
             self._held = stop
-        else:
-            # More new tokens than slots, so in a sliding layer: most will not be seen again.
-            seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
-            self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
-            self._held = self._reach
-        return seen[: self._kv_heads], seen[self._kv_heads :]
+            return self._keys[:, start:stop], self._values[:, start:stop]
+        # More new tokens than slots, so in a sliding layer: most will not be seen again.
+        seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
+        self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
+        self._held = self._reach
+        keys, values = seen.chunk(2)
+        return keys, values
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""

@@ -99,8 +99,8 @@ class Generation(Iterator[GeneratedToken]):
     def _next_token(self) -> tuple[int, float]:
         h = self._sequence.read(self._unread, cancel=self._cancel)
         logits = self._decoder.logits(h)[0]  # [V]
-        token = int(logits.argmax())
-        logprob = float(logits[token] - logits.logsumexp(0))
+        highest, index = logits.max(dim=0)
+        token, logprob = int(index), -float(logits.sub_(highest).exp_().sum().log())
         if not math.isfinite(logprob):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
         return token, logprob

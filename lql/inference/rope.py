@@ -27,7 +27,7 @@ class Rope:
 
     def __init__(self, spec: RopeSpec) -> None:
         self.spec = spec
-        _frequencies(spec, 1)  # refuse an unsupported rule before anything runs
+        self._short = _frequencies(spec, 1)
 
     def table(self, start: int, stop: int) -> Tensor:
         """The rotations of positions ``start..stop`` in a sequence that ends at ``stop``.
@@ -36,7 +36,9 @@ class Rope:
             complex64 [T, 1, R / 2].
         """
         positions = torch.arange(start, stop, dtype=torch.float32)
-        angles = torch.outer(positions, _frequencies(self.spec, stop))  # [T, R / 2]
+        fixed = not self.changes_between(0, stop)
+        frequencies = self._short if fixed else _frequencies(self.spec, stop)
+        angles = torch.outer(positions, frequencies)  # [T, R / 2]
         return torch.complex(angles.cos(), angles.sin()).unsqueeze(1)
 
     def changes_between(self, before: int, after: int) -> bool:
