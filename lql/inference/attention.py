@@ -69,6 +69,10 @@ class QueryBlock:
     masked: slice
     mask: Tensor | None
 
+    def of(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's columns [K, n, S] of all keys and values [K, P + T, S]."""
+        return keys[:, self.columns], values[:, self.columns]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
@@ -156,20 +160,19 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
         keys, values = cache.seen
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
-    mixed = [_attend(q, keys, values, block, spec) for block in step.blocks[spec.window]]
-    y = mixed[0] if len(mixed) == 1 else torch.cat(mixed)  # [T, H * S]
+    blocks = step.blocks[spec.window]
+    if len(blocks) == 1:  # of all queries and all keys
+        y = _attend(q, keys, values, blocks[0], spec)  # [T, H * S]
+    else:
+        y = torch.cat([_attend(q[b.rows], *b.of(keys, values), b, spec) for b in blocks])
     return layer.output(y.float(), step.coarse)
 
 
-def _attend(
-    q: Tensor, keys: Tensor, values: Tensor, block: QueryBlock, spec: AttentionSpec
-) -> Tensor:
-    """One block of queries [B, H, S] of ``q`` [T, H, S]; returns [B, H * S]."""
-    count = block.rows.stop - block.rows.start
-    kv_heads, size = spec.kv_heads, spec.head_size
-    q = q[block.rows].view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
+def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, spec: AttentionSpec) -> Tensor:
+    """A block's queries [B, H, S], scaled, and its keys and values [K, n, S]: [B, H * S]."""
+    count, kv_heads, size = q.shape[0], spec.kv_heads, spec.head_size
+    q = q.view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
     q = q.reshape(kv_heads, -1, size)  # [K, G * B, S]
-    k, v = keys[:, block.columns], values[:, block.columns]  # [K, n, S]
     scores = torch.bmm(q, k.transpose(1, 2))  # [K, G * B, n]
     if spec.softcap is not None:
         scores.div_(spec.softcap).tanh_().mul_(spec.softcap)

@@ -23,10 +23,10 @@ class LayerCache:
 
     def __init__(self, spec: AttentionSpec, capacity: int) -> None:
         self._reach = capacity if spec.window is None else spec.window - 1
-        self._kv_heads = spec.kv_heads
         slots = min(capacity, self._reach + _SLACK)
-        # Keys above values: they come together and leave together.
+        # Keys above values: they come together.
         self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
+        self._keys, self._values = self._slots.chunk(2)
         self._held = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
@@ -52,7 +52,6 @@ class LayerCache:
         start, stop = self._held - past, self._held + count
         if stop <= slots:
             self._slots[:, self._held : stop] = new
-            seen = self._slots[:, start:stop]
             self._held = stop
         else:
             # More new tokens than slots, so in a sliding layer: most will not be seen again.

@@ -66,6 +66,9 @@ def test_positions_end_it(model: LoadedModel) -> None:
     assert 0 < room < 10
     assert len(list(generation)) == room
     assert generation.finish is Finish.POSITIONS
+    exact = model.generate(prompt, max_tokens=room)
+    assert len(list(exact)) == room
+    assert exact.finish is Finish.LENGTH
 
 
 def test_a_prompt_beyond_all_positions_is_refused(model: LoadedModel) -> None:
@@ -112,6 +115,14 @@ def test_a_stop_text_ends_it_and_is_left_out(model: LoadedModel) -> None:
     generation = model.generate("The", max_tokens=30, stop=("not in it", stop))
     assert "".join(token.text for token in generation) == everything[: everything.index(stop)]
     assert generation.finish is Finish.STOP_TEXT
+
+
+def test_text_held_back_at_the_end_is_given_out(model: LoadedModel) -> None:
+    everything = "".join(token.text for token in model.generate("The", max_tokens=30))
+    might_go_on = everything[-2:] + "not in it"
+    generation = model.generate("The", max_tokens=30, stop=(might_go_on,))
+    assert "".join(token.text for token in generation) == everything
+    assert generation.finish is Finish.LENGTH
 
 
 # --------------------------------------------------------------------------- text

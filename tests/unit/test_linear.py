@@ -151,6 +151,20 @@ def test_without_fast_kernels_the_answer_is_the_same(
     assert product.resident_bytes == (0 if dtype is F32 else 4 * 33 * 65)
 
 
+def test_products_do_not_depend_on_the_script_compiler(
+    mapped: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Rows([Part(mapped(random(33, 65, seed=seed), F16))]) for seed in (1, 2)]
+    compiled = [ready(each, ComputeDtype.F16) for each in rows]
+    monkeypatch.setattr(linear, "_half_script", lambda: None)
+    plain = [ready(each, ComputeDtype.F16) for each in rows]
+    x = torch.from_numpy(random(4, 65))
+    # Two matrices: a compiled product must not answer for another one's weights.
+    for with_compiler, without in zip(compiled, plain, strict=True):
+        assert torch.equal(with_compiler(x), without(x))
+    assert not torch.equal(compiled[0](x), compiled[1](x))
+
+
 def test_a_kernel_that_is_wrong_or_missing_is_not_used() -> None:
     assert not linear._is_right(lambda x, w, b: x @ w.T)  # forgets the bias
 

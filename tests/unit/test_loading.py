@@ -108,7 +108,12 @@ def test_one_copy_of_the_matrices_is_counted(tmp_path: Path) -> None:
             assert model.load_seconds > 0
 
 
-@pytest.mark.parametrize("config", [LLAMA_TINY, GEMMA3_TINY], ids=["llama", "gemma3"])
+BIASED = {**LLAMA_TINY, "attention_bias": True, "mlp_bias": True}
+
+
+@pytest.mark.parametrize(
+    "config", [LLAMA_TINY, BIASED, GEMMA3_TINY], ids=["llama", "biased", "gemma3"]
+)
 @pytest.mark.parametrize("dtype", list(ComputeDtype))
 def test_dense_and_walk_agree(config: dict[str, Any], dtype: ComputeDtype, tmp_path: Path) -> None:
     with source(tmp_path, config) as opened:
@@ -151,9 +156,13 @@ def test_equal_tokens_are_ranked_by_id(tmp_path: Path) -> None:
     arrays = tame_arrays(LLAMA_TINY)
     arrays["lm_head.weight"][:] = arrays["lm_head.weight"][17]
     with source(tmp_path, LLAMA_TINY, arrays) as opened:
-        rows = load(opened).infer(PROMPT, top=3).rows
-        assert [row.token_id for row in rows] == [0, 1, 2]
-        assert len(load(opened).infer(PROMPT, top=10**6).rows) == LLAMA_TINY["vocab_size"]
+        model = load(opened)
+        assert [row.token_id for row in model.infer(PROMPT, top=3).rows] == [0, 1, 2]
+        assert len(model.infer(PROMPT, top=10**6).rows) == LLAMA_TINY["vocab_size"]
+        some = torch.zeros(LLAMA_TINY["vocab_size"])
+        some[[350, 17, 200, 5]] = 2.0
+        some[99] = 3.0
+        assert [row.token_id for row in model._best(some, 4)] == [99, 5, 17, 200]
 
 
 def test_explanations_show_what_the_layers_do(tmp_path: Path) -> None:
