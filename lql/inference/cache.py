@@ -53,12 +53,14 @@ class LayerCache:
         if stop <= slots:
             self._slots[:, self._held : stop] = new
             self._held = stop
+            self._seen = self._keys[:, start:stop], self._values[:, start:stop]
         else:
             # More new tokens than slots, so in a sliding layer: most will not be seen again.
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
             self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
             self._held = self._reach
-        self._seen = seen[: self._kv_heads], seen[self._kv_heads :]
+            keys, values = seen.chunk(2)
+            self._seen = keys, values
         return self._seen
 
     @property
