@@ -153,7 +153,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     if layer.rope is not None:
         rotate_(qk, step.rotations[layer.rope])
 
-    q = qkv[:, :heads].mul_(spec.scale)  # [T, H, S]
+    q = qkv[:, :heads]  # [T, H, S]
     if spec.kv_source is None:
         keys, values = cache.append(qkv[:, heads:].transpose(0, 1))  # [K, P + T, S]
     else:
@@ -169,11 +169,12 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, spec: AttentionSpec) -> Tensor:
-    """A block's queries [B, H, S], scaled, and its keys and values [K, n, S]: [B, H * S]."""
+    """A block's queries [B, H, S] and its keys and values [K, n, S]: [B, H * S]."""
     count, kv_heads, size = q.shape[0], spec.kv_heads, spec.head_size
     q = q.view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
     q = q.reshape(kv_heads, -1, size)  # [K, G * B, S]
-    scores = torch.bmm(q, k.transpose(1, 2))  # [K, G * B, n]
+    none = q.new_empty(1)  # added with factor 0, that is, not read
+    scores = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=spec.scale)  # [K, G * B, n]
     if spec.softcap is not None:
         scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
     if block.mask is not None:

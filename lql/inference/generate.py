@@ -99,10 +99,8 @@ class Generation(Iterator[GeneratedToken]):
     def _next_token(self) -> tuple[int, float]:
         h = self._sequence.read(self._unread, cancel=self._cancel)
         logits = self._decoder.logits(h)[0]  # [V]
-        highest, best = logits.max(0)
-        token = int(best)
-        # log p of the best token is minus the log of what all others are worth beside it.
-        logprob = -float(logits.sub_(highest).exp_().sum().log())
+        token = int(logits.numpy().argmax())  # torch's takes ten times as long
+        logprob = float(logits.log_softmax(0)[token])
         if not math.isfinite(logprob):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
         return token, logprob
