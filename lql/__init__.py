@@ -4,9 +4,8 @@
 
     import lql
 
-    with lql.connect("smollm2.vindex") as session:
-        (result,) = session.run('INFER "The capital of France is" TOP 5;')
-        for row in result.to_rows():
+    with lql.open("smollm2.vindex") as session:
+        for row in session.query('INFER "The capital of France is" TOP 5').rows:
             print(row["token"], row["probability"])
 
 The names below are loaded when they are first used: importing ``lql`` costs nothing.
@@ -22,18 +21,20 @@ if TYPE_CHECKING:
     from lql.parser import parse
     from lql.results import Result
     from lql.session import Session, connect
+    from lql.session import open_session as open
     from lql.unparse import unparse
 
-__all__ = ["CancelToken", "LqlError", "Result", "Session", "connect", "parse", "unparse"]
+__all__ = ["CancelToken", "LqlError", "Result", "Session", "connect", "open", "parse", "unparse"]
 
 _HOMES = {
-    "CancelToken": "lql.cancel",
-    "LqlError": "lql.errors",
-    "Result": "lql.results",
-    "Session": "lql.session",
-    "connect": "lql.session",
-    "parse": "lql.parser",
-    "unparse": "lql.unparse",
+    "CancelToken": "lql.cancel:CancelToken",
+    "LqlError": "lql.errors:LqlError",
+    "Result": "lql.results:Result",
+    "Session": "lql.session:Session",
+    "connect": "lql.session:connect",
+    "open": "lql.session:open_session",
+    "parse": "lql.parser:parse",
+    "unparse": "lql.unparse:unparse",
 }
 
 
@@ -43,7 +44,8 @@ def __getattr__(name: str) -> Any:
 
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -27,6 +27,7 @@ from lql.syntax_nodes import (
     Integer as Integer,
     IntegerSlot as IntegerSlot,
     IsNull as IsNull,
+    Join as Join,
     LayerRange as LayerRange,
     Like as Like,
     ListLiteral as ListLiteral,
@@ -328,11 +329,13 @@ class Trace(Node):
 
 @dataclass(frozen=True, slots=True)
 class Select(Node):
-    """``SELECT … FROM EDGES|FEATURES|ENTITIES …``, clauses in SQL's order."""
+    """``SELECT … FROM table [AS alias] [JOIN …] …``, clauses in SQL's order."""
 
     title: ClassVar[str] = "SELECT"
     items: tuple[SelectItem, ...]
     table: Table
+    alias: str | None = None
+    joins: tuple[Join, ...] = ()
     distinct: bool = False
     nearest: Nearest | None = None
     where: Condition | None = None
@@ -341,6 +344,16 @@ class Select(Node):
     order_by: tuple[SortKey, ...] = ()
     limit: IntegerSlot | None = None
     offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Node):
+    """``COPY (SELECT …) TO path [OVERWRITE]``."""
+
+    title: ClassVar[str] = "COPY"
+    query: Select
+    target: TextSlot
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +469,7 @@ Statement: TypeAlias = (
     | Explain
     | Trace
     | Select
+    | Copy
     | Insert
     | Delete
     | Update

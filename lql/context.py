@@ -15,6 +15,7 @@ from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
+    from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
     from vindex.store import Vindex
 
@@ -26,14 +27,17 @@ class State:
     Attributes:
         source: the current vindex, or the model of USE MODEL.
         model: its weights, once a statement has needed them.
+        tables: its tables, once a SELECT has needed them.
     """
 
     source: Vindex | CheckpointSource | None = None
     model: LoadedModel | None = None
+    tables: ModelTables | None = None
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before."""
         old = self.source
+        self._forget_tables()
         self.source, self.model = source, None
         if old is not None:
             old.close()
@@ -41,9 +45,15 @@ class State:
     def close(self) -> None:
         """Let go of everything."""
         self.model = None
+        self._forget_tables()
         if self.source is not None:
             self.source.close()
             self.source = None
+
+    def _forget_tables(self) -> None:
+        if self.tables is not None:
+            self.tables.close()
+            self.tables = None
 
 
 class StoppableProgress:
@@ -143,6 +153,20 @@ class Context:
             self.state.model = load(source, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
         return self.state.model
+
+    def tables(self, title: str) -> ModelTables:
+        """The tables of the current vindex, kept until another becomes current.
+
+        Raises:
+            LqlRuntimeError: nothing is in use, or a model without a vindex is.
+            LqlCapabilityError: DuckDB is not installed.
+        """
+        vindex = self.vindex(title)
+        if self.state.tables is None:
+            from lql.tables.store import ModelTables
+
+            self.state.tables = ModelTables(vindex)
+        return self.state.tables
 
     def note(self, sentence: str) -> None:
         """Tell people something beside the result."""

@@ -395,6 +395,7 @@ class _Language:
         return {terminal: frozenset(clauses) for terminal, clauses in starts.items()}
 
 
+_PARTS_OF_SELECT = ("table", "alias", "join")  # stand before the first clause
 _CLAUSE_ALIASES = {"bare_layer_clause": "layer_clause"}
 
 
@@ -407,7 +408,7 @@ def _name(rule: Rule) -> str:
 
 
 def _shape(name: str) -> Callable[[list[Any]], _Shape]:
-    if _is_clause(name) or name == "table":
+    if _is_clause(name) or name in _PARTS_OF_SELECT:
         return lambda children: (_CLAUSE_ALIASES.get(name, name),)
     if name.startswith("_"):
         return lambda children: sum((c for c in children if isinstance(c, tuple)), ())

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Self
 
 from lql import ast
 from lql.cancel import CancelToken
+from lql.codes import Code
 from lql.context import Context, State, StoppableProgress
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlUsageError
 from lql.execute import execute
 from lql.execute.failures import translated
 from lql.results import Meta, Result
@@ -30,9 +33,9 @@ class Session:
     """Runs statements one after another; keeps what USE opened and the weights that were loaded.
 
     Example:
-        >>> with lql.connect("smollm2.vindex") as session:
-        ...     for result in session.run('INFER "The capital of France is" TOP 5;'):
-        ...         print(result.to_rows())
+        >>> with lql.open("smollm2.vindex") as session:
+        ...     for row in session.query('INFER "The capital of France is" TOP 5').rows:
+        ...         print(row["token"], row["probability"])
 
     Not safe for use from several threads at once.
 
@@ -83,6 +86,32 @@ class Session:
             for pipeline in script.items
             for statement in pipeline.statements
         ]
+
+    def query(self, text: str, /, **parameters: ParameterValue) -> Result:
+        """Run one statement and return its result.
+
+        Example:
+            >>> found = session.query("SELECT * FROM FEATURES WHERE token = :t", t="Paris")
+            >>> found.to_pandas()
+
+        Args:
+            text: one statement; its ``;`` may be left out.
+            parameters: values of ``:name`` in it.
+
+        Raises:
+            LqlError: it failed, or the text is not one statement.
+        """
+        script = self.prepare(text, name="<query>", parameters=parameters)
+        statements = [each for pipeline in script.items for each in pipeline.statements]
+        if len(statements) != 1:
+            raise LqlUsageError(
+                Diagnostic(
+                    Code.USAGE,
+                    f"query runs one statement, and the text has {len(statements)}",
+                    helps=("run takes any number and returns a list of results",),
+                )
+            )
+        return self.execute(statements[0], script.source)
 
     def prepare(
         self,
@@ -183,6 +212,15 @@ def translating(source: SourceText | None = None, span: Span | None = None) -> I
         if error is failure:
             raise
         raise error from failure
+
+
+def open_session(path: str | Path, *, progress: Progress | None = None) -> Session:
+    """Open a vindex in a session of its own: ``lql.open``.
+
+    Raises:
+        LqlError: the vindex cannot be opened.
+    """
+    return connect(path, progress=progress)
 
 
 def connect(path: str | Path | None = None, *, progress: Progress | None = None) -> Session:

@@ -126,6 +126,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "positions_clause": ("positions", _word(ast.TracePositions, ast.TracePositions.LAST)),
     "save_clause": ("save", _only),
     "distinct_clause": ("distinct", _flag),
+    "overwrite_clause": ("overwrite", _flag),
     "group_clause": ("group_by", _all),
     "having_clause": ("having", _only),
     "order_clause": ("order_by", _all),
@@ -230,7 +231,9 @@ SELECT_ORDER: Mapping[str, int] = {
 
 def _select(children: Children, span: Span) -> Any:
     clauses = [c for c in children if isinstance(c, Clause) and c.rule in SELECT_ORDER]
-    built = _node(ast.Select)(children, span)
+    joins = tuple(child for child in children if isinstance(child, ast.Join))
+    rest = [child for child in children if not isinstance(child, ast.Join)]
+    built = replace(_node(ast.Select)(rest, span), joins=joins)
     for earlier, later in pairwise(clauses):
         if SELECT_ORDER[later.rule] < SELECT_ORDER[earlier.rule]:
             raise LqlSyntaxError(
@@ -241,12 +244,25 @@ def _select(children: Children, span: Span) -> Any:
                     label=f"belongs before {earlier.title}",
                     related=(Related(earlier.span, "comes too early"),),
                     notes=(
-                        "the order is FROM, NEAREST TO, WHERE, GROUP BY, HAVING, ORDER BY, "
+                        "the order is FROM, JOIN, NEAREST TO, WHERE, GROUP BY, HAVING, ORDER BY, "
                         "LIMIT, OFFSET",
                     ),
                 )
             )
     return built
+
+
+def _alias(children: Children, span: Span) -> Clause:
+    return Clause("alias", "alias", str(children[-1]).lower(), "AS", span)
+
+
+def _join(children: Children, span: Span) -> ast.Join:
+    built = [part for part in parts(children) if not isinstance(part, Clause)]
+    table, conditions = plain(built[0]), built[1:]
+    words = kinds(children)
+    using = tuple(conditions) if "USING" in words else ()
+    on = () if using else tuple(plain(pair) for pair in conditions)
+    return ast.Join(table, on=on, using=using, left="LEFT" in words, **_fields(children), span=span)
 
 
 def _select_item(children: Children, span: Span) -> ast.SelectItem:
@@ -341,6 +357,7 @@ def _cover(nodes: list[ast.Node]) -> Span:
 
 
 STATEMENTS: Mapping[str, type[ast.Node]] = {
+    "copy": ast.Copy,
     "extract": ast.Extract,
     "use_vindex": ast.UseVindex,
     "use_model": ast.UseModel,
@@ -392,6 +409,9 @@ RULES: Mapping[str, Builder] = {
     "assignment": _node(ast.Assignment),
     "assignments": _assignments,
     "select": _select,
+    "alias": _alias,
+    "join": _join,
+    "join_pair": _tuple,
     "select_list": _tuple,
     "select_item": _select_item,
     "sort_key": _sort_key,

@@ -171,11 +171,18 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "SELECT",
-        "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES "
+        "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES|RELATIONS|LAYERS|TOKENS|"
+        "PATCHES|MODELS [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
         '[NEAREST TO "entity" AT LAYER n] [WHERE condition] [GROUP BY column, …] '
         "[HAVING condition] [ORDER BY column [ASC|DESC], …] [LIMIT n] [OFFSET n]",
-        "query edges, features or entities as a table",
-        'SELECT entity, target FROM EDGES WHERE relation = "capital" ORDER BY score DESC LIMIT 10',
+        "query the model's tables",
+        'SELECT layer, feature, logit FROM FEATURES WHERE token = "Paris" ORDER BY logit DESC',
+    ),
+    StatementHelp(
+        "COPY",
+        'COPY (SELECT …) TO "file.parquet|csv|json" [OVERWRITE]',
+        "write the rows of a SELECT to a file",
+        'COPY (SELECT * FROM FEATURES WHERE layer = 20) TO "layer20.parquet"',
     ),
     StatementHelp(
         "INSERT",
@@ -229,7 +236,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "COPY", "DISCARD", "INCLUDE", "PLOT", "SET", "STEER", "UNDO")
+RESERVED = ("ABLATE", "ASSERT", "DISCARD", "INCLUDE", "PLOT", "SET", "STEER", "UNDO")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("SHOW", "EDITS"), ("USE", "TRACE"))

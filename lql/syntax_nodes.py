@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lql.span import NOWHERE, Span
-from lql.syntax_words import Comparator, Direction, Function, Slot
+from lql.syntax_words import Comparator, Direction, Function, Slot, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,14 @@ Scalar: TypeAlias = Text | Integer | Number | Parameter
 
 @dataclass(frozen=True, slots=True)
 class Column(Node):
-    """A column by name, in lower case: column names do not depend on case."""
+    """A column by name, in lower case: column names do not depend on case.
+
+    Attributes:
+        table: the name or alias of its table, in lower case, where one was written before it.
+    """
 
     name: str
+    table: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,10 @@ class Comparison(Node):
 
 @dataclass(frozen=True, slots=True)
 class Like(Node):
-    """``operand [NOT] LIKE pattern``, with ``%`` for any run and ``_`` for one character."""
+    """``operand [NOT] LIKE pattern``, with ``%`` for any run and ``_`` for one character.
+
+    Case does not count, so ILIKE is another word for it.
+    """
 
     operand: Operand
     pattern: TextSlot
@@ -199,6 +207,24 @@ class SelectItem(Node):
 
     expression: Star | Column | Aggregate
     alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Node):
+    """``[LEFT] JOIN table [AS alias] ON a = b AND … | USING (column, …)``.
+
+    Attributes:
+        alias: in lower case.
+        on: pairs of columns that must be equal; empty where ``using`` is not.
+        using: names that both sides have, whose columns must be equal.
+        left: rows without a partner stay, with NULL in its columns.
+    """
+
+    table: Table
+    alias: str | None = None
+    on: tuple[tuple[Column, Column], ...] = ()
+    using: tuple[Column, ...] = ()
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)

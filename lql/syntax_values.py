@@ -155,7 +155,9 @@ def _layer_range(children: Children, span: Span) -> ast.LayerRange:
 
 
 def _column(children: Children, span: Span) -> ast.Column:
-    return ast.Column(children[0].lower(), span=span)
+    name = children[-1].lower()
+    table = children[0].lower() if len(children) > 1 else None
+    return ast.Column(name, table, span=span)
 
 
 def _star(children: Children, span: Span) -> ast.Star:

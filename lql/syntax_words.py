@@ -99,6 +99,11 @@ class Table(Enum):
     EDGES = "EDGES"
     FEATURES = "FEATURES"
     ENTITIES = "ENTITIES"
+    RELATIONS = "RELATIONS"
+    LAYERS = "LAYERS"
+    TOKENS = "TOKENS"
+    PATCHES = "PATCHES"
+    MODELS = "MODELS"
 
 
 class Comparator(Enum):

@@ -17,7 +17,7 @@ from typing import assert_never
 from lql import ast
 from lql.syntax_text import quote
 
-_OPERATOR_NAMES = frozenset({"like", "in", "between", "is"})
+_OPERATOR_NAMES = frozenset({"like", "ilike", "in", "between", "is"})
 """Columns that NOT would take for its own operator."""
 
 
@@ -43,6 +43,11 @@ def unparse(tree: ast.Script | ast.Pipeline | ast.Statement | ast.Condition) -> 
             return _statement(tree)
 
 
+def operand_text(node: ast.Operand) -> str:
+    """Return the canonical text of a column or an aggregate."""
+    return _value(node)
+
+
 # --------------------------------------------------------------------------- statements
 
 
@@ -50,6 +55,9 @@ def _statement(node: ast.Statement) -> str:
     match node:
         case ast.Select():
             return _select(node)
+        case ast.Copy():
+            query = f"COPY ({_select(node.query)})"
+            return _join(query, _slot("TO", node.target), _flag("OVERWRITE", node.overwrite))
         case ast.Insert():
             return _insert(node)
         case ast.Explain():
@@ -276,7 +284,8 @@ def _select(node: ast.Select) -> str:
         "SELECT",
         _flag("DISTINCT", node.distinct),
         _list(_name_as(_value(item.expression), item.alias) for item in node.items),
-        f"FROM {node.table.value}",
+        _name_as(f"FROM {node.table.value}", node.alias),
+        *map(_joined, node.joins),
         _join(_slot("NEAREST TO", nearest.entity), _slot("AT LAYER", nearest.layer))
         if nearest
         else "",
@@ -286,6 +295,15 @@ def _select(node: ast.Select) -> str:
         f"ORDER BY {_list(map(_sort_key, node.order_by))}" if node.order_by else "",
         _slot("LIMIT", node.limit),
         _slot("OFFSET", node.offset),
+    )
+
+
+def _joined(node: ast.Join) -> str:
+    pairs = " AND ".join(f"{_value(left)} = {_value(right)}" for left, right in node.on)
+    return _join(
+        _flag("LEFT", node.left),
+        _name_as(f"JOIN {node.table.value}", node.alias),
+        f"USING ({_list(map(_value, node.using))})" if node.using else f"ON {pairs}",
     )
 
 
@@ -350,7 +368,8 @@ def _not(node: ast.Like | ast.In | ast.Between | ast.IsNull) -> str:
 def _first_column(node: ast.Condition) -> str | None:
     if isinstance(node, ast.Or | ast.And | ast.Not):
         return None  # begins with a parenthesis or with NOT
-    return node.operand.name if isinstance(node.operand, ast.Column) else None
+    column = node.operand
+    return (column.table or column.name) if isinstance(column, ast.Column) else None
 
 
 # --------------------------------------------------------------------------- words and values
@@ -369,7 +388,7 @@ def _value(node: ast.Value | ast.Operand | ast.Star | ast.Current) -> str:
         case ast.ListLiteral():
             return f"({_list(map(_value, node.items))})"
         case ast.Column():
-            return node.name
+            return node.name if node.table is None else f"{node.table}.{node.name}"
         case ast.Star():
             return "*"
         case ast.Current():

@@ -124,6 +124,7 @@ class Worker:
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.run()
+            del job  # a thread that waits keeps nothing of the last call alive
 
 
 @contextmanager

@@ -25,10 +25,26 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.lifecycle import run as run_lifecycle
 
             return run_lifecycle(statement, context)
-        case ast.Stats() | ast.ShowModels() | ast.ShowLayers() | ast.ShowFeatures():
-            from lql.execute.show import run as run_show
+        case ast.Stats():
+            from lql.execute.stats import run as run_stats
 
-            return run_show(statement, context)
+            return run_stats(statement, context)
+        case (
+            ast.Select()
+            | ast.ShowModels()
+            | ast.ShowLayers()
+            | ast.ShowFeatures()
+            | ast.ShowEntities()
+            | ast.ShowRelations()
+            | ast.ShowPatches()
+        ):
+            from lql.execute.select import run as run_select
+
+            return run_select(statement, context)
+        case ast.Copy():
+            from lql.execute.copy import run as run_copy
+
+            return run_copy(statement, context)
         case ast.Walk() | ast.ExplainWalk():
             from lql.execute.walk import run as run_walk
 

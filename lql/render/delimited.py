@@ -11,8 +11,8 @@ from __future__ import annotations
 import csv
 from typing import TextIO
 
-from lql.render.json import dumps
 from lql.results import Form, Result, Value
+from lql.results.exact import cell
 
 
 class CsvRenderer:
@@ -31,7 +31,7 @@ class CsvRenderer:
         self._first = False
         writer = csv.writer(self._out, lineterminator="\n")
         writer.writerow([column.name for column in result.columns])
-        writer.writerows([_exact(value, "") for value in row.values()] for row in result.to_rows())
+        writer.writerows([cell(value) for value in row.values()] for row in result.to_rows())
         self._out.flush()
 
 
@@ -59,18 +59,4 @@ _TSV = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\\": "\\\\"})
 
 
 def _tsv(value: Value) -> str:
-    return "\\N" if value is None else _exact(value, "").translate(_TSV)
-
-
-def _exact(value: Value, missing: str) -> str:
-    match value:
-        case None:
-            return missing
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return repr(value)
-        case tuple():
-            return dumps(list(value))
-        case _:
-            return str(value)
+    return "\\N" if value is None else cell(value).translate(_TSV)

@@ -1,20 +1,11 @@
-"""JSON and JSON Lines: exact values, stable keys.
-
-Not-a-number and infinities, which JSON cannot spell, become ``null``. Control characters beyond
-ASCII are escaped, so that a document shown on a terminal cannot steer it.
-"""
+"""JSON and JSON Lines: exact values (``lql.results.exact``), stable keys."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from typing import Any, TextIO
+from typing import TextIO
 
 from lql.results import Form, Result
-
-# DEL, C1 controls, line and paragraph separators, bidi controls and lone surrogates.
-_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from lql.results.exact import dumps
 
 
 class JsonRenderer:
@@ -47,21 +38,3 @@ class JsonLinesRenderer:
             return
         self._out.writelines(dumps(row) + "\n" for row in result.to_rows())
         self._out.flush()
-
-
-def dumps(value: Any) -> str:
-    """``value`` as one line of strict JSON."""
-    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-    return _ESCAPED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value

@@ -6,7 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
 Value = str | int | float | bool | None | tuple[str, ...]
 Row = dict[str, Value]
@@ -110,6 +115,47 @@ class Result(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The result as nested plain values: ``dict``, ``list``, ``str``, numbers, ``None``."""
         return {"rows": [plain(row) for row in self.to_rows()]}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The result as one flat table, a ``dict`` per row."""
+        return self.to_rows()
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as a ``pyarrow.Table``.
+
+        Raises:
+            LqlCapabilityError: pyarrow is not installed.
+        """
+        from lql.results.frames import arrow_table
+
+        return arrow_table(self.columns, self.to_rows())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a ``pandas.DataFrame``.
+
+        Raises:
+            LqlCapabilityError: pandas is not installed.
+        """
+        from lql.results.frames import pandas_frame
+
+        return pandas_frame(self.columns, self.to_rows())
+
+    def to_polars(self) -> pl.DataFrame:
+        """The rows as a ``polars.DataFrame``.
+
+        Raises:
+            LqlCapabilityError: polars is not installed.
+        """
+        from lql.results.frames import polars_frame
+
+        return polars_frame(self.columns, self.to_rows())
+
+    def _repr_html_(self) -> str:
+        """The rows as a notebook shows them."""
+        from lql.results.html import html_table
+
+        return html_table(self.columns, self.to_rows(), self.meta.truncated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lql.results import Result
+from lql.results import Column, Kind, Result, Unit
 from lql.results.browse import DescribeResult, EdgeRow, ExplainWalkResult, FeatureRow, WalkResult
 from lql.results.commands import FileRow, InfoResult, VerifyResult
 from lql.results.forward import (
@@ -15,16 +15,8 @@ from lql.results.forward import (
     TokenRow,
 )
 from lql.results.lifecycle import ExtractResult, UseResult
-from lql.results.show import (
-    BandRow,
-    FeatureInfoRow,
-    FeaturesResult,
-    LayerRow,
-    LayersResult,
-    ModelRow,
-    ModelsResult,
-    StatsResult,
-)
+from lql.results.show import BandRow, StatsResult
+from lql.results.table import CopyResult, TableResult
 
 TOKENS = (
     TokenRow(1, " Paris", 7042, 0.7724711298942566, 18.031408309936523),
@@ -113,6 +105,22 @@ INFO = InfoResult(
     cores=2,
     packages={"torch": "2.13.0", "gguf": None},
 )
+TABLE = TableResult(
+    shape=(
+        Column("layer", Kind.INTEGER),
+        Column("token", Kind.TOKEN),
+        Column("COUNT(*)", Kind.INTEGER),
+        Column("logit", Kind.NUMBER, Unit.LOGIT),
+        Column("also", Kind.TOKENS),
+        Column("edited", Kind.BOOLEAN),
+        Column("size_bytes", Kind.INTEGER, Unit.BYTES),
+        Column("status", Kind.TEXT),
+    ),
+    values=(
+        (20, " x\n", 88, 1.5, (" y", "<b>"), False, 10, "index.json is not JSON"),
+        (21, None, 0, None, None, None, None, None),
+    ),
+)
 USE = UseResult(
     path="x.vindex",
     model="org/model",
@@ -132,14 +140,8 @@ EVERY: tuple[Result, ...] = (
     DescribeResult(entity="France", edges=DESCRIBE.edges, detailed=True),
     DescribeResult(entity="xyz", edges=(), detailed=False),
     EXPLAIN,
-    LayersResult(layers=(LayerRow(0, "syntax", "full", 1536, 1536, "\n", 31),)),
-    FeaturesResult(features=(FeatureInfoRow(20, 7, " x", 88, 1.5, None, (" y",)),)),
-    ModelsResult(
-        models=(
-            ModelRow("a.vindex", "m", "llama", 30, "browse", "f16", 10, "ready"),
-            ModelRow("b.vindex", None, None, None, None, None, 10, "index.json is not JSON"),
-        )
-    ),
+    TABLE,
+    CopyResult(path="x.csv", format="csv", rows_written=2, size_bytes=99),
     STATS,
     EXTRACT,
     INFO,

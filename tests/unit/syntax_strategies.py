@@ -18,6 +18,9 @@ COLUMNS = st.builds(
 )
 """``not`` is a column only before an operator that is not negated: see ``predicates``."""
 
+QUALIFIERS = NAMES.map(str.lower).filter(lambda name: name.upper() not in keywords())
+ANY_COLUMNS = COLUMNS | st.builds(ast.Column, NAMES.map(str.lower) | KEYWORD_NAMES, QUALIFIERS)
+
 TEXTS = st.builds(ast.Text, st.text(max_size=20))
 ANY_INTEGERS = st.builds(ast.Integer, st.integers(-(2**63), 2**63 - 1))
 NUMBERS = st.builds(ast.Number, st.floats(allow_nan=False, allow_infinity=False))
@@ -53,9 +56,9 @@ def layer_ranges(draw: st.DrawFn) -> ast.LayerRange:
 
 
 AGGREGATES = st.builds(
-    ast.Aggregate, st.sampled_from(ast.Function), COLUMNS, st.booleans()
+    ast.Aggregate, st.sampled_from(ast.Function), ANY_COLUMNS, st.booleans()
 ) | st.just(ast.Aggregate(ast.Function.COUNT, ast.Star()))
-OPERANDS = COLUMNS | AGGREGATES
+OPERANDS = ANY_COLUMNS | AGGREGATES
 
 
 def predicates(operands: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -78,7 +81,7 @@ def _flat(cls: Any, parts: list[Any]) -> Any:
     return cls(tuple(flat))
 
 
-def conditions(operands: st.SearchStrategy[Any] = COLUMNS) -> st.SearchStrategy[Any]:
+def conditions(operands: st.SearchStrategy[Any] = ANY_COLUMNS) -> st.SearchStrategy[Any]:
     return st.recursive(
         predicates(operands),
         lambda inner: (
@@ -121,6 +124,20 @@ ROUTES = st.builds(ast.Route, FLAG, TOP, FLAG)
 SELECT_ITEMS = st.just(ast.SelectItem(ast.Star())) | st.builds(
     ast.SelectItem, OPERANDS, maybe(NAMES)
 )
+ALIASES = maybe(NAMES.map(str.lower))
+JOINS = st.builds(
+    ast.Join,
+    st.sampled_from(ast.Table),
+    ALIASES,
+    on=st.lists(st.tuples(ANY_COLUMNS, ANY_COLUMNS), min_size=1, max_size=2).map(tuple),
+    left=FLAG,
+) | st.builds(
+    ast.Join,
+    st.sampled_from(ast.Table),
+    ALIASES,
+    using=st.lists(COLUMNS, min_size=1, max_size=2).map(tuple),
+    left=FLAG,
+)
 ASSIGNMENTS = st.lists(
     st.builds(ast.Assignment, COLUMNS, SCALARS),
     min_size=1,
@@ -141,6 +158,24 @@ def _spellable(select: ast.Select) -> bool:
 def build(cls: Any, /, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.builds(cls, **fields)
 
+
+SELECTS = build(
+    ast.Select,
+    items=st.lists(SELECT_ITEMS, min_size=1, max_size=3).map(tuple),
+    table=st.sampled_from(ast.Table),
+    alias=ALIASES,
+    joins=st.lists(JOINS, max_size=2).map(tuple),
+    distinct=FLAG,
+    nearest=maybe(st.builds(ast.Nearest, texts(Slot.ENTITY), integers(Slot.LAYER))),
+    where=maybe(conditions()),
+    group_by=st.lists(ANY_COLUMNS, max_size=2).map(tuple),
+    having=maybe(conditions(OPERANDS)),
+    order_by=st.lists(
+        st.builds(ast.SortKey, OPERANDS, st.sampled_from(ast.Direction)), max_size=2
+    ).map(tuple),
+    limit=LIMIT,
+    offset=OFFSET,
+).filter(_spellable)
 
 PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Extract: build(
@@ -231,21 +266,8 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         prompt_mode=words(ast.PromptMode),
         limit=LIMIT,
     ),
-    ast.Select: build(
-        ast.Select,
-        items=st.lists(SELECT_ITEMS, min_size=1, max_size=3).map(tuple),
-        table=st.sampled_from(ast.Table),
-        distinct=FLAG,
-        nearest=maybe(st.builds(ast.Nearest, texts(Slot.ENTITY), integers(Slot.LAYER))),
-        where=maybe(conditions()),
-        group_by=st.lists(COLUMNS, max_size=2).map(tuple),
-        having=maybe(conditions(OPERANDS)),
-        order_by=st.lists(
-            st.builds(ast.SortKey, OPERANDS, st.sampled_from(ast.Direction)), max_size=2
-        ).map(tuple),
-        limit=LIMIT,
-        offset=OFFSET,
-    ).filter(_spellable),
+    ast.Select: SELECTS,
+    ast.Copy: build(ast.Copy, query=SELECTS, target=texts(Slot.OUTPUT_PATH), overwrite=FLAG),
     ast.Insert: build(
         ast.Insert,
         rows=st.lists(ROWS, min_size=1, max_size=3).map(tuple),

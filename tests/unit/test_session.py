@@ -16,7 +16,7 @@ from lql.codes import Code
 from lql.errors import LqlError, LqlNameError, LqlRuntimeError, LqlSyntaxError, LqlVindexError
 from lql.results.forward import ExplainInferResult, InferResult
 from lql.results.lifecycle import UseResult
-from lql.results.show import FeaturesResult, LayersResult
+from lql.results.table import TableResult
 from lql.session import Session, connect
 
 PROMPT = "The capital of France is"
@@ -41,7 +41,7 @@ def session(vindex: Path) -> Iterator[Session]:
 
 def test_results_are_typed(session: Session) -> None:
     layers, infer = session.run(f'SHOW LAYERS; INFER "{PROMPT}" TOP 2;')
-    assert isinstance(layers, LayersResult)
+    assert isinstance(layers, TableResult)
     assert isinstance(infer, InferResult)
     assert infer.tokens[0].token == " of"
     assert infer.meta.elapsed_s >= infer.meta.load_s > 0
@@ -149,7 +149,7 @@ def test_a_cancelled_extract_leaves_nothing(tmp_path: Path, data_dir: Path) -> N
 
 def test_limits_are_told(session: Session) -> None:
     (result,) = session.run("SHOW FEATURES 1 LIMIT 3;")
-    assert isinstance(result, FeaturesResult)
+    assert isinstance(result, TableResult)
     cut = result.meta.truncated
     assert cut is not None
     assert (cut.shown, cut.total) == (3, 160)

@@ -1,0 +1,125 @@
+"""Rows of the tables that are small enough to be made in Python: LAYERS, RELATIONS, MODELS."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vindex.errors import Unsupported, VindexError
+from vindex.features import describe_layer, down_tokens
+from vindex.labels import LabelSource
+from vindex.spec import AttentionKind
+from vindex.store import Vindex, open_vindex
+
+EXAMPLES = 5
+
+LayerFacts = tuple[int, str | None, str | None, int, int, str | None, int | None]
+RelationFacts = tuple[str, int, int, int, int, int]
+ModelFacts = tuple[str, str | None, str | None, int | None, str | None, str | None, int, str]
+
+
+def layer_rows(vindex: Vindex) -> list[LayerFacts]:
+    """LAYERS, ascending."""
+    found: list[LayerFacts] = []
+    for layer in range(vindex.index.num_layers):
+        summary = describe_layer(vindex, layer)
+        band = None if vindex.bands is None else vindex.bands.band_of(layer)
+        found.append(
+            (
+                layer,
+                None if band is None else band.value,
+                _attention(vindex, layer),
+                summary.features,
+                summary.described,
+                summary.token,
+                summary.writers if summary.described else None,
+            )
+        )
+    return found
+
+
+def _attention(vindex: Vindex, layer: int) -> str | None:
+    try:
+        kind = vindex.spec.layers[layer].attention.kind
+    except Unsupported:
+        return None
+    return "sliding" if kind is AttentionKind.SLIDING else "full"
+
+
+@dataclass(slots=True)
+class _Relation:
+    """A relation while its features are being counted."""
+
+    features: int = 0
+    probes: int = 0
+    layers: set[int] = field(default_factory=set)
+    strongest: list[tuple[float, str]] = field(default_factory=list)
+
+
+def relation_rows(
+    vindex: Vindex, only: int | None
+) -> tuple[list[RelationFacts], list[tuple[str, ...]]]:
+    """RELATIONS, those of most features first, and examples of what their features write.
+
+    Args:
+        vindex: whose labels.
+        only: the layer that is counted; ``None`` for all.
+    """
+    labels = vindex.labels
+    relations: defaultdict[str, _Relation] = defaultdict(_Relation)
+    for layer, feature in sorted(labels.probes.keys() | labels.assignments.keys()):
+        label = labels.of(layer, feature)
+        known = layer < vindex.index.num_layers and feature < vindex.num_features(layer)
+        if label is None or not known or only not in (None, layer):
+            continue
+        relation = relations[label.text]
+        relation.features += 1
+        relation.probes += label.source is LabelSource.PROBE
+        relation.layers.add(layer)
+        if feature < vindex.down_meta.num_features(layer):
+            written = down_tokens(vindex, vindex.down_meta.records(layer)[feature])[:1]
+            relation.strongest += [(token.score, token.token) for token in written]
+    order = sorted(relations, key=lambda name: (-relations[name].features, name))
+    facts: list[RelationFacts] = [
+        (
+            name,
+            (found := relations[name]).features,
+            found.probes,
+            found.features - found.probes,
+            min(found.layers),
+            max(found.layers),
+        )
+        for name in order
+    ]
+    return facts, [_examples(relations[name].strongest) for name in order]
+
+
+def _examples(written: list[tuple[float, str]]) -> tuple[str, ...]:
+    """The strongest tokens, each once."""
+    ranked = sorted(written, key=lambda pair: (-pair[0], pair[1]))
+    return tuple(dict.fromkeys(token for _, token in ranked))[:EXAMPLES]
+
+
+def model_rows() -> list[ModelFacts]:
+    """MODELS: the vindexes of the working directory, by name."""
+    return [_model(path.parent) for path in sorted(Path().glob("*/index.json"))]
+
+
+def _model(path: Path) -> ModelFacts:
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    try:
+        with open_vindex(path) as vindex:
+            index = vindex.index
+            return (
+                str(path),
+                index.model,
+                index.family,
+                index.num_layers,
+                vindex.level.value,
+                index.dtype.value,
+                size,
+                "ready",
+            )
+    except VindexError as error:
+        return (str(path), None, None, None, None, None, size, error.message)
