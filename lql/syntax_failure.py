@@ -26,6 +26,7 @@ SYMBOLS = {
     "SEMICOLON": ";",
     "PIPE": "|>",
     "COMMA": ",",
+    "DOT": ".",
     "OPEN": "(",
     "CLOSE": ")",
     "STAR": "*",

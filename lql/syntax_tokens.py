@@ -47,6 +47,7 @@ _KINDS = {
     "SPACE": TokenKind.SPACE,
     "SEMICOLON": TokenKind.PUNCTUATION,
     "COMMA": TokenKind.PUNCTUATION,
+    "DOT": TokenKind.PUNCTUATION,
     "OPEN": TokenKind.PUNCTUATION,
     "CLOSE": TokenKind.PUNCTUATION,
     "OPEN_TEXT": TokenKind.OPEN,

@@ -318,7 +318,7 @@ def _distinct_names(found: Sequence[tuple[Output, ast.SelectItem]]) -> tuple[Out
     Raises:
         LqlNameError: two are called the same.
     """
-    count = Counter(output.column.name for output, _ in found)
+    count = Counter(output.column.name for output, item in found if item.alias is None)
     named: list[Output] = []
     seen: dict[str, None] = {}
     for output, item in found:

@@ -195,11 +195,10 @@ def aggregate(node: ast.Aggregate, scope: Scope) -> Expression:
                     )
                 )
             sums = function is ast.Function.SUM
-            if column.kind is Kind.INTEGER:
-                sql = f"{'sum' if sums else 'avg'}({distinct}{inner.sql})"
-                return Expression(sql, Column(name, Kind.INTEGER if sums else Kind.NUMBER))
-            # fsum adds up without losing digits, in whatever order the rows come.
-            sql = f"{'fsum' if sums else 'favg'}({distinct}{inner.sql})"
+            if sums and column.kind is Kind.INTEGER:
+                return Expression(f"sum({distinct}{inner.sql})", Column(name, Kind.INTEGER))
+            # fsum and favg add up without losing digits, whatever the order of the rows.
+            sql = f"{'fsum' if sums else 'favg'}({distinct}CAST({inner.sql} AS DOUBLE))"
             return Expression(sql, Column(name, Kind.NUMBER, column.unit))
 
 

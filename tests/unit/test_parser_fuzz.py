@@ -103,6 +103,7 @@ SPELT = {
     "SEMICOLON": ";",
     "PIPE": "|>",
     "COMMA": ",",
+    "DOT": ".",
     "OPEN": "(",
     "CLOSE": ")",
     "STAR": "*",
