@@ -31,8 +31,8 @@ def run(statement: ast.Copy, context: Context) -> CopyResult:
         raise _unknown_format(target, statement.target)
     if not statement.overwrite:
         _refuse_existing(target, statement.target)
-    result = select_rows(statement.query, context, statement.title)
     with _staged(target, statement) as stage:
+        result = select_rows(statement.query, context, statement.title)
         _WRITERS[suffix](result, stage)
         context.cancel.check("before the file appears")
     return CopyResult(
@@ -48,6 +48,7 @@ def _staged(target: Path, statement: ast.Copy) -> Iterator[Path]:
     """A file beside the target that takes its place when everything is on the disk."""
     stage = target.parent / f".{target.name}.stage-{secrets.token_hex(8)}"
     try:
+        open(stage, "xb").close()  # refused here, if at all, and not after a long query
         yield stage
         with open(stage, "rb") as written:
             sync_file(written.fileno())
@@ -55,6 +56,8 @@ def _staged(target: Path, statement: ast.Copy) -> Iterator[Path]:
             _refuse_existing(target, statement.target)
         os.replace(stage, target)
         sync_directory(target.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
     finally:
         stage.unlink(missing_ok=True)
 

@@ -1,4 +1,8 @@
-"""WALK and EXPLAIN WALK: features nearest to a prompt's last token, without a forward pass."""
+"""WALK and EXPLAIN WALK: features that answer a prompt's last token.
+
+PURE, the default, asks the stored vectors alone. HYBRID and DENSE run the model: attention has then
+written into what the FFN of each layer reads, and the gates respond to that.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from lql.errors import LqlRuntimeError
 from lql.execute.bands import band_layers, band_name
 from lql.execute.slots import integer_or, layer_range, not_available, text
 from lql.results.browse import ExplainWalkResult, FeatureRow, WalkResult
-from vindex.features import FeatureHit, Float32, gate_walk, prompt_query
+from vindex.features import FeatureHit, Float32, down_tokens, gate_walk, prompt_query
 
 if TYPE_CHECKING:
     from vindex.store import Vindex
@@ -34,21 +38,77 @@ def run(statement: ast.Walk | ast.ExplainWalk, context: Context) -> WalkResult:
 
 
 def _walk(statement: ast.Walk, context: Context) -> WalkResult:
-    if statement.mode is not None:
-        raise not_available("WALK … MODE", statement.span, "WALK without MODE ranks by the gate")
-    if statement.compare:
-        raise not_available("WALK … COMPARE", statement.span)
     vindex = context.vindex(statement.title)
     layers = layer_range(statement.layers, vindex.index.num_layers)
+    top = integer_or(statement.top, DEFAULT_TOP)
+    mode = statement.mode or ast.WalkMode.PURE
+    if statement.compare and mode is ast.WalkMode.PURE:
+        mode = ast.WalkMode.DENSE
+    rows: tuple[FeatureRow, ...] = ()
     query, token_id = _query(vindex, statement.prompt)
-    hits = gate_walk(vindex, query, layers, integer_or(statement.top, DEFAULT_TOP))
-    rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
+    if mode is ast.WalkMode.PURE or statement.compare:
+        hits = gate_walk(vindex, query, layers, top)
+        rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
+    if mode is not ast.WalkMode.PURE:
+        fired, token_id = _fired(vindex, statement, mode, layers, top, context)
+        if statement.compare:
+            context.note(_shared(rows, fired, mode))
+        rows += fired
     return WalkResult(
         prompt=text(statement.prompt),
         token=vindex.token_texts.text(token_id),
         token_id=token_id,
         features=rows,
+        mode=mode.value.lower(),
+        compared=statement.compare,
     )
+
+
+def _fired(
+    vindex: Vindex,
+    statement: ast.Walk,
+    mode: ast.WalkMode,
+    layers: range,
+    top: int,
+    context: Context,
+) -> tuple[tuple[FeatureRow, ...], int]:
+    """The features of a real forward pass, and the prompt's last token."""
+    model = context.model(f"WALK … MODE {mode.value}")
+    found = model.features(
+        text(statement.prompt),
+        layers=layers,
+        per_layer=top,
+        by_gate=mode is ast.WalkMode.HYBRID,
+        cancel=context.cancel,
+    )
+    rows = []
+    for layer, hits in found.hits.items():
+        described = vindex.down_meta.num_features(layer)
+        records = vindex.down_meta.records(layer) if described else None
+        for hit in hits:
+            down = () if records is None else down_tokens(vindex, records[hit.feature])
+            label = vindex.labels.of(layer, hit.feature)
+            rows.append(
+                FeatureRow(
+                    layer=layer,
+                    feature=hit.feature,
+                    gate=hit.gate,
+                    token=down[0].token if down else None,
+                    also=tuple(token.token for token in down[1:]),
+                    relation=None if label is None else label.text,
+                    band=band_name(vindex, layer),
+                    mode=mode.value.lower(),
+                    activation=hit.activation,
+                )
+            )
+    return tuple(rows), found.encoded.ids[-1]
+
+
+def _shared(pure: tuple[FeatureRow, ...], fired: tuple[FeatureRow, ...], mode: ast.WalkMode) -> str:
+    """How many features both walks name."""
+    both = {(row.layer, row.feature) for row in pure} & {(row.layer, row.feature) for row in fired}
+    name = mode.value.lower()
+    return f"pure and {name} name {len(both)} features alike, of {len(fired)} that {name} names"
 
 
 def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:

@@ -5,6 +5,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lql.syntax_words import PromptMode
@@ -110,6 +111,18 @@ class LayerHits:
     layer: int
     hits: tuple[FeatureActivation, ...]
     lens: TokenScore
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFeatures:
+    """The strongest features of some layers at the last position of a prompt.
+
+    Attributes:
+        hits: by layer, strongest first.
+    """
+
+    encoded: Encoded
+    hits: Mapping[int, tuple[FeatureActivation, ...]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,18 @@ class LastPosition:
         return decoder.logits(torch.cat(self._outputs))
 
     def top_features(
-        self, decoder: Decoder, layer: int, count: int
+        self, decoder: Decoder, layer: int, count: int, *, by_gate: bool = False
     ) -> tuple[FeatureActivation, ...]:
-        """The features of a layer that add most, by falling magnitude of activation."""
+        """The features of a layer that add most, by falling magnitude of activation.
+
+        Args:
+            by_gate: rank by the magnitude of the gate instead.
+        """
         gates, activations = gates_and_activations(
             self._inputs[layer], decoder.feed_forward_of(layer)
         )
-        best = activations[0].abs().topk(min(count, activations.shape[1])).indices  # [count]
+        ranked = (gates if by_gate else activations)[0].abs()
+        best = ranked.topk(min(count, ranked.shape[0])).indices  # [count]
         return tuple(
             FeatureActivation(feature, gate, activation)
             for feature, gate, activation in zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from lql.inference.answers import (
     Comparison,
     Encoded,
     Explanation,
+    LayerFeatures,
     LayerHits,
     Prediction,
     TokenScore,
@@ -170,6 +172,36 @@ class LoadedModel:
             hits = observer.top_features(self._decoder, layer, per_layer)
             layers.append(LayerHits(layer, hits, self._best(lens[layer], 1)[0]))
         return Explanation(prediction, tuple(layers))
+
+    @torch.inference_mode()
+    def features(
+        self,
+        prompt: str,
+        *,
+        layers: Iterable[int],
+        per_layer: int,
+        by_gate: bool = False,
+        cancel: CancelToken | None = None,
+    ) -> LayerFeatures:
+        """What the FFNs of some layers really do at a prompt's last position.
+
+        Args:
+            per_layer: features of each layer.
+            by_gate: rank them by the magnitude of the gate; of the activation otherwise.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, TokenOutOfRange
+            Cancelled: between layers.
+        """
+        encoded = self.encode(prompt)
+        observer = LastPosition()
+        sequence = Sequence(self._decoder, len(encoded.ids))
+        sequence.read(encoded.ids, observe=observer, cancel=cancel)
+        hits = {
+            layer: observer.top_features(self._decoder, layer, per_layer, by_gate=by_gate)
+            for layer in layers
+        }
+        return LayerFeatures(encoded, hits)
 
     def generate(
         self,

@@ -12,10 +12,16 @@ from lql.results.browse import DescribeResult, WalkResult
 
 @lay_out.register
 def _(result: WalkResult) -> Sequence[Block]:
-    return (
-        Line(f'query: the embedding of "{visible(result.token)}" (token {result.token_id})'),
-        rows_of(result),
-    )
+    token = f'"{visible(result.token)}" (token {result.token_id})'
+    queries = {
+        "pure": f"the embedding of {token}",
+        "hybrid": f"each layer's FFN input at {token}, ranked by gate",
+        "dense": f"each layer's FFN input at {token}, ranked by activation",
+    }
+    query = queries[result.mode]
+    if result.compared:
+        query = f"{queries['pure']}; {query}"
+    return (Line(f"query: {query}"), rows_of(result))
 
 
 @lay_out.register

@@ -18,39 +18,53 @@ class FeatureRow:
         also: the tokens after it.
         relation: the feature's label, or ``None``.
         band: ``syntax``, ``knowledge`` or ``output``, or ``None`` for a model without bands.
+        mode: of the walk that found it.
+        activation: the factor its down vector was added with; ``None`` without a forward pass.
     """
 
     layer: int
     feature: int
     gate: float
-    token: str
+    token: str | None
     also: tuple[str, ...]
     relation: str | None = None
     band: str | None = None
+    mode: str = "pure"
+    activation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkResult(Result):
-    """Features nearest to a prompt's last token, by layer. No forward pass.
+    """Features that answer a prompt's last token, by layer.
 
     Attributes:
         prompt: as typed.
-        token, token_id: the token whose embedding was the query; its text is trimmed.
-        features: by layer, then by the size of the gate.
+        token, token_id: the last token; its text is trimmed.
+        features: by layer, then by what the mode ranks by; of COMPARE, mode by mode.
+        mode: ``pure``: by the gate's response to the token's embedding, no forward pass;
+            ``hybrid``: by its response to the FFN's real input; ``dense``: by activation.
+        compared: rows of mode ``pure`` stand before those of ``mode``.
     """
 
     prompt: str
     token: str
     token_id: int
     features: tuple[FeatureRow, ...]
+    mode: str = "pure"
+    compared: bool = False
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The documented keys of WALK."""
+        """The documented keys of WALK, with what a forward pass and COMPARE add."""
+        mode = (Column("mode", Kind.TEXT),) if self.compared else ()
+        forward = self.mode != "pure"
+        activation = (Column("activation", Kind.NUMBER, Unit.DOT),) if forward else ()
         return (
+            *mode,
             Column("layer", Kind.INTEGER),
             Column("feature", Kind.INTEGER),
             Column("gate", Kind.NUMBER, Unit.DOT),
+            *activation,
             Column("token", Kind.TOKEN),
             Column("also", Kind.TOKENS),
         )

@@ -6,6 +6,7 @@ sees no file and no variable of the process: it reads what was registered and no
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,9 @@ def write_parquet(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], p
         columns: name and type of each.
         rows: a value for each column.
         path: where to.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     arrays = {
         f"c{i}": _PARQUET[column.kind][0]([row[i] for row in rows])
@@ -136,9 +140,14 @@ def write_parquet(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]], p
         for i, column in enumerate(columns)
     )
     config = {"threads": 1, "pandas_analyze_sample": max(1, len(rows))}
-    with _duckdb().connect(":memory:", config=config) as connection:
+    duckdb = _duckdb()
+    with duckdb.connect(":memory:", config=config) as connection:
         connection.register("result", arrays)
-        connection.sql(f"SELECT {shown} FROM result").write_parquet(str(path), compression="zstd")
+        try:
+            relation = connection.sql(f"SELECT {shown} FROM result")
+            relation.write_parquet(str(path), compression="zstd")
+        except duckdb.IOException as error:
+            raise OSError(errno.EIO, str(error).splitlines()[0], str(path)) from error
 
 
 def integers(values: Sequence[int | None]) -> Array:

@@ -57,6 +57,42 @@ def test_walk_layers(lql: Lql) -> None:
     assert {row["layer"] for row in lql.rows('WALK "x" TOP 1 LAYERS 1-2;')} == {1, 2}
 
 
+def test_walk_modes(lql: Lql) -> None:
+    """Each mode ranks by what it says, and the forward pass is that of EXPLAIN INFER."""
+    pure = lql.rows(f'WALK "{PROMPT}" TOP 3;')
+    assert lql.rows(f'WALK "{PROMPT}" TOP 3 MODE PURE;') == pure
+    dense = lql.rows(f'WALK "{PROMPT}" TOP 3 MODE DENSE;')
+    explained = lql.rows(f'EXPLAIN INFER "{PROMPT}" TOP 3;')
+    assert [(r["layer"], r["feature"], r["gate"], r["activation"], r["token"]) for r in dense] == [
+        (layer["layer"], hit["feature"], hit["gate"], hit["activation"], hit["token"])
+        for layer in explained["layers"]
+        for hit in layer["features"]
+    ]
+    everything = lql.rows(f'WALK "{PROMPT}" TOP 160 LAYERS 2-2 MODE DENSE;')
+    hybrid = lql.rows(f'WALK "{PROMPT}" TOP 5 LAYERS 2-2 MODE HYBRID;')
+    ranked = sorted(everything, key=lambda row: -abs(row["gate"]))
+    assert [row["feature"] for row in hybrid] == [row["feature"] for row in ranked[:5]]
+    assert hybrid != lql.rows(f'WALK "{PROMPT}" TOP 5 LAYERS 2-2 MODE DENSE;')
+
+
+def test_walk_compare_puts_both_modes_side_by_side(lql: Lql) -> None:
+    done = lql("-u", "tiny.vindex", "-e", f'WALK "{PROMPT}" TOP 2 COMPARE;', "--format", "json")
+    rows = json.loads(done.stdout)
+    keys = ["mode", "layer", "feature", "gate", "activation", "token", "also"]
+    assert all(list(row) == keys for row in rows)
+    assert [row["mode"] for row in rows] == ["pure"] * 8 + ["dense"] * 8
+    pure, dense = ({(r["layer"], r["feature"]) for r in part} for part in (rows[:8], rows[8:]))
+    assert f"name {len(pure & dense)} features alike, of 8" in done.stderr
+    modes = {row["mode"] for row in lql.rows(f'WALK "{PROMPT}" TOP 2 COMPARE MODE HYBRID;')}
+    assert modes == {"pure", "hybrid"}
+
+
+def test_a_walk_that_runs_the_model_needs_its_weights(lql: Lql) -> None:
+    done = lql("browse.vindex", "-e", 'WALK "x" MODE HYBRID;')
+    assert done.returncode == 4
+    assert "EXTRACT MODEL" in done.stderr
+
+
 def test_explain_walk_adds_band_and_relation(lql: Lql) -> None:
     rows = lql.rows('EXPLAIN WALK "x" LAYERS 1-1;')
     assert len(rows) == 5
@@ -188,15 +224,11 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
     "statement",
     [
         'TRACE "x";',
-        "SELECT * FROM EDGES;",
-        "SHOW RELATIONS;",
         'INSERT INTO EDGES (entity, relation, target) VALUES ("a", "b", "c");',
         "DELETE FROM EDGES WHERE layer = 1;",
         'EXPLAIN DESCRIBE "x";',
         'USE REMOTE "http://localhost";',
         'USE MODEL "x" AUTO_EXTRACT;',
-        'WALK "x" MODE PURE;',
-        'WALK "x" COMPARE;',
         'INFER "x" ROUTE VERIFY;',
         'EXPLAIN WALK "x" WITH ATTENTION;',
         'EXPLAIN INFER "x" WITH ATTENTION;',

@@ -19,6 +19,10 @@ ONLY_IN = {
     "prompt_toolkit": ("lql/repl/",),
     "pygments": ("lql/repl/",),
     "torch": ("lql/inference/",),
+    "duckdb": ("lql/tables/engine.py",),
+    "pyarrow": ("lql/results/",),
+    "pandas": ("lql/results/",),
+    "polars": ("lql/results/",),
     "jinja2": ("lql/inference/",),
     "gguf": ("vindex/checkpoint/",),
     "huggingface_hub": ("vindex/checkpoint/",),
@@ -61,6 +65,7 @@ FORBIDDEN = {
     "lql/results/": ("lql.render", "lql.execute", "lql.session", "lql.inference"),
     "lql/ast.py": ("lql.parser", "lql.execute", "lql.session", "lql.inference", "vindex.store"),
     "lql/inference/": ("lql.execute", "lql.session", "lql.render", "lql.repl", "lql.cli"),
+    "lql/tables/": ("lql.render", "lql.execute", "lql.session", "lql.repl", "lql.cli", "lql.batch"),
     "lql/execute/": ("lql.render", "lql.repl", "lql.cli", "lql.batch"),
     "lql/session.py": ("lql.render", "lql.repl", "lql.cli", "lql.batch"),
 }
@@ -78,7 +83,19 @@ def test_rooms_import_in_one_direction() -> None:
     assert not strays, "\n".join(strays)
 
 
-HEAVY = ("torch", "transformers", "huggingface_hub", "gguf", "prompt_toolkit", "rich", "lark")
+HEAVY = (
+    "torch",
+    "duckdb",
+    "pyarrow",
+    "pandas",
+    "polars",
+    "transformers",
+    "huggingface_hub",
+    "gguf",
+    "prompt_toolkit",
+    "rich",
+    "lark",
+)
 
 
 @pytest.mark.parametrize("module", ["lql", "vindex", "lql.ast", "lql.results"])
