@@ -25,6 +25,10 @@ from vindex.commit import sync_directory, sync_file
 
 def run(statement: ast.Copy, context: Context) -> CopyResult:
     """Run COPY."""
+    if "\0" in text(statement.target):
+        raise LqlTypeError(
+            Diagnostic(Code.WRONG_TYPE, "no path holds a NUL", span=statement.target.span)
+        )
     target = Path(text(statement.target)).expanduser()
     suffix = target.suffix.lower()
     if suffix not in _WRITERS:

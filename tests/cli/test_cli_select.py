@@ -126,6 +126,12 @@ def test_a_copy_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_path_that_no_file_can_have_is_refused(lql: Lql) -> None:
+    done = lql("-u", "tiny.vindex", "-e", r'COPY (SELECT layer FROM LAYERS) TO "a\0.csv"')
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "LQL0301" in done.stderr
+
+
 SCRIPT = """
 import json, sys
 import lql

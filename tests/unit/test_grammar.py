@@ -46,7 +46,10 @@ def rules() -> list[str]:
 def built_rules() -> set[str]:
     """The rules that build something: the others are inlined, or always have an alias."""
     inlined = {"statement", "condition", "conjunction", "negatable", "predicate"}
-    aliased = {"column_or_aggregate", "not_column", "distinct_column", "distinct_item"}
+    aliased = {
+        *("column_or_aggregate", "bare_column", "not_column", "distinct_column"),
+        "distinct_item",
+    }
     return {rule for rule in rules() if not rule.startswith("_")} - inlined - aliased
 
 
