@@ -26,7 +26,6 @@ SYMBOLS = {
     "SEMICOLON": ";",
     "PIPE": "|>",
     "COMMA": ",",
-    "DOT": ".",
     "OPEN": "(",
     "CLOSE": ")",
     "STAR": "*",
