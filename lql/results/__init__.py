@@ -7,16 +7,15 @@ two shapes, ``to_rows`` (flat, one table; csv, tsv and jsonl print it) and ``to_
 ======  ================================================================  =========================
 form    types                                                             ``--format json``
 ======  ================================================================  =========================
-ROWS    Infer, Walk, ExplainWalk, Describe, Layers, Features, Models,     an array of row objects
-        Verify
-RECORD  InferComparison, ExplainInfer, Stats, Extract, Info               one object
+ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
+RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Info         one object
 STATUS  Use                                                               nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
-(WALK, DESCRIBE), ``show`` (SHOW, STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE) and
+(WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE) and
 ``commands`` (``lql verify``, ``lql --info``).
 """
 
