@@ -1,4 +1,4 @@
-"""LIMIT and OFFSET, the same everywhere: what is cut is told."""
+"""LIMIT of DESCRIBE, whose rows are no table's: what is cut is told."""
 
 from __future__ import annotations
 

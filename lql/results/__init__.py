@@ -15,8 +15,8 @@ STATUS  Use                                                               nothin
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
-(WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE) and
-``commands`` (``lql verify``, ``lql --info``).
+(WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER),
+``lifecycle`` (EXTRACT, USE) and ``commands`` (``lql verify``, ``lql --info``).
 """
 
 from lql.results.base import (
