@@ -67,7 +67,9 @@ class _Compiler:
             ):
                 raise _no_order(operand, node)
             matching = f"SELECT i.rid FROM {operand.items} AS i WHERE "
-            test = f"{operand.sql} IN ({matching}{self._test(node, operand, _ITEM)})"
+            inside = f"{operand.sql} IN ({matching}{self._test(node, operand, _ITEM)})"
+            # Nothing is IN no rows, a missing value included; but comparing it is unknown.
+            test = f"CASE WHEN {operand.sql} IS NOT NULL THEN {inside} END"
         negated = not isinstance(node, ast.Comparison) and node.negated
         return f"(NOT ({test}))" if negated else f"({test})"
 

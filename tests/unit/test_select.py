@@ -85,6 +85,13 @@ def with_parameters(
     return replace(select, where=changed(select.where), having=changed(select.having)), values
 
 
+def test_a_missing_list_is_unknown_even_where_nothing_matches(session: Session) -> None:
+    joined = "SELECT COUNT(*) AS n FROM FEATURES AS f LEFT JOIN RELATIONS AS r USING (relation)"
+    (found,) = session.query(f'{joined} WHERE NOT r.examples IN ("no such token")').rows
+    labelled = sum(row["relation"] is not None for row in sql_tables.features())
+    assert found["n"] == labelled
+
+
 # --------------------------------------------------------------------------- hostile values
 
 
