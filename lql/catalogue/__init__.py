@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any
@@ -25,12 +25,14 @@ class Kind:
     Attributes:
         noun: what a card calls it: the first line is ``noun: entity``.
         examples: entities with known answers, shown before a question.
+        like: more entities, for telling kinds apart.
         background: entities whose mean answer is what any entity of the kind would get.
     """
 
     name: str
     noun: str
     examples: tuple[str, ...]
+    like: tuple[str, ...]
     background: tuple[str, ...]
 
 
@@ -104,10 +106,17 @@ class Catalogue:
             for template in relation.templates
         )
 
+    def with_relations(self, relations: tuple[Relation, ...]) -> Catalogue:
+        """The same kinds with other relations."""
+        return replace(self, relations=relations)
+
     @cached_property
     def kind_question(self) -> Question:
         """Asks what kind of thing an entity is: the answer is a kind's noun in lower case."""
-        rows = zip(*([(e, k.noun.lower()) for e in k.examples] for k in self.kinds.values()))
+        kinds = self.kinds.values()
+        rows = zip(
+            *([(e, k.noun.lower()) for e in (*k.examples, *k.like)] for k in kinds), strict=False
+        )
         before = tuple((e, f"{e}: {noun}\n") for row in rows for e, noun in row)
         return Question("kind", PLACE + ":", "", before)
 
@@ -118,7 +127,7 @@ class Catalogue:
             answers = relation.answers.get(kind.name, ())
             before = tuple(
                 (example, f"{template.replace(PLACE, example)} {answer}.\n")
-                for example, answer in zip(kind.examples, answers)
+                for example, answer in zip(kind.examples, answers, strict=False)
             )
         else:
             before = tuple(
@@ -154,7 +163,13 @@ def parse(data: bytes) -> Catalogue:
     """
     document = tomllib.loads(data.decode("utf-8"))
     kinds = {
-        name: Kind(name, each["noun"], tuple(each["examples"]), tuple(each["background"]))
+        name: Kind(
+            name,
+            each["noun"],
+            tuple(each["examples"]),
+            tuple(each["like"]),
+            tuple(each["background"]),
+        )
         for name, each in document["kind"].items()
     }
     relations = tuple(_relation(each, kinds) for each in document["relation"])

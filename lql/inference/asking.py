@@ -24,7 +24,7 @@ from lql.inference.prompt import PromptEncoder
 from lql.inference.tree import TokenTree
 
 #: Tokens by which each answer may be continued.
-COMPLETION = 8
+COMPLETION = 9
 #: Keys and values of trunks that are kept, bytes; the one in use is kept whatever its size.
 _TRUNK_BYTES = 256 << 20
 #: Nodes to make room for beside a trunk: an entity's branches and their completions.
@@ -124,4 +124,3 @@ class Asker:
         one, other = (self._encoder.ids(question.prompt(name)) for name in ("Q", "7"))
         pairs = zip(one, other, strict=False)
         return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-

@@ -154,6 +154,19 @@ class Decoder:
         """The FFN of a layer."""
         return self._weights.layers[layer].feed_forward
 
+    def read_through(self, h: Tensor, direction: Tensor, layer: int) -> Tensor:
+        """What of a layer's additions to the residual stream a direction of the head's input reads.
+
+        Args:
+            h: the stream after the last layer, [T, D]; the final norm's scale is taken from it.
+            direction: [T, D].
+        """
+        read = self._weights.final_norm.read_through(h, direction)
+        for each in self._weights.layers[layer:]:
+            if each.scalar is not None:
+                read = read * each.scalar
+        return read
+
     def rotations_change(self, before: int, after: int) -> bool:
         """Whether growing from ``before`` to ``after`` tokens makes cached keys useless."""
         return any(rope.changes_between(before, after) for rope in self._ropes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +11,17 @@ import torch
 from lql.cancel import CancelToken
 from lql.catalogue import Catalogue, Question
 from lql.inference.asking import Asker
+from lql.inference.attribution import Attribution, Carrier
 from lql.inference.decoder import Decoder
-from lql.inference.facts import Fact, find_facts, mean_answer, merge, sounds_like, weaken
+from lql.inference.facts import FLOOR, Fact, find_facts, mean_answer, merge, sounds_like, weaken
 from lql.inference.prompt import PromptEncoder
 from vindex.answers import KEPT, AnswerBackground
+from vindex.source import ModelSource
 
+#: How far a row must surpass the strongest one of a made-up name to be clear.
+_MARGIN = 1.25
 #: Kinds are asked about until they hold this much of the probability, at most so many.
-_SURE, _KINDS = 0.85, 2
+_SURE, _KINDS = 0.93, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,22 @@ class Describer:
         catalogue: kinds and relations, a user's among them.
     """
 
-    def __init__(self, decoder: Decoder, encoder: PromptEncoder, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: PromptEncoder,
+        source: ModelSource,
+        catalogue: Catalogue,
+    ) -> None:
         self.catalogue = catalogue
+        self._attribution = Attribution(decoder, source)
         self._encoder = encoder
         self._asker = Asker(decoder, encoder)
         self._nouns = {
             name: encoder.first_token(f" {kind.noun.lower()}")
             for name, kind in catalogue.kinds.items()
         }
-        self._usual: Mapping[str, float] | None = None
+        self._usual: Mapping[int, float] | None = None
         self._texts: dict[tuple[int, ...], str] = {}
 
     def tokens(self, text: str) -> int:
@@ -53,18 +64,38 @@ class Describer:
     @torch.inference_mode()
     def kinds(self, entity: str, *, cancel: CancelToken | None = None) -> tuple[KindScore, ...]:
         """What kind of thing an entity is, most probable first."""
-        if self._usual is None:
-            everyone = [name for kind in self.catalogue.kinds.values() for name in kind.background]
-            answers = [self._kind_logprobs(name, cancel) for name in everyone]
-            self._usual = {
-                kind: math.log(sum(math.exp(answer[kind]) for answer in answers) / len(answers))
-                for kind in self._nouns
-            }
-        found = self._kind_logprobs(entity, cancel)
-        weights = {kind: math.exp(found[kind] - self._usual[kind]) for kind in found}
+        assert self._usual is not None, "the usual answer comes first"
+        asked = self._asker.ask((self.catalogue.kind_question,), entity, cancel=cancel)
+        weights = {
+            kind: math.exp(float(asked.logprobs[0, token])) / (self._usual.get(token, 0.0) + FLOOR)
+            for kind, token in self._nouns.items()
+        }
         total = sum(weights.values())
         scores = [KindScore(kind, weight / total) for kind, weight in weights.items()]
         return tuple(sorted(scores, key=lambda score: -score.probability))
+
+    @torch.inference_mode()
+    def usual(
+        self,
+        *,
+        advance: Callable[[int], None] = lambda count: None,
+        cancel: CancelToken | None = None,
+    ) -> AnswerBackground:
+        """Compute what kind of thing things usually are, over the entities of all kinds."""
+        question = (self.catalogue.kind_question,)
+
+        def answers() -> Iterator[torch.Tensor]:
+            for kind in self.catalogue.kinds.values():
+                for name in kind.background:
+                    yield self._asker.ask(question, name, cancel=cancel).logprobs
+                    advance(1)
+
+        ids, shares, count = mean_answer(answers(), KEPT)
+        return AnswerBackground(count, ids.int().numpy(), shares.numpy(), math.inf)
+
+    def set_usual(self, background: AnswerBackground) -> None:
+        """Hand over what ``usual`` computed, now or long ago."""
+        (self._usual,) = background.lookup()
 
     @torch.inference_mode()
     def background(
@@ -90,7 +121,7 @@ class Describer:
             guessed = [fact.score for fact in found if not sounds_like(fact.target, name)]
             strongest = max([strongest, *guessed])
             advance(1)
-        return AnswerBackground(draft.entities, draft.ids, draft.shares, strongest)
+        return AnswerBackground(draft.entities, draft.ids, draft.shares, _MARGIN * strongest)
 
     @torch.inference_mode()
     def facts(
@@ -120,6 +151,38 @@ class Describer:
             )
             groups.append([weaken(fact, score.probability / top) for fact in found])
         return merge(groups)
+
+    def merged(self, groups: Sequence[Sequence[Fact]]) -> list[Fact]:
+        """Several lists of facts as one, best first, none twice."""
+        return merge(groups)
+
+    @torch.inference_mode()
+    def carriers(
+        self,
+        facts: Sequence[Fact],
+        layers: Collection[int],
+        *,
+        top: int,
+        cancel: CancelToken | None = None,
+    ) -> list[tuple[Carrier, ...]]:
+        """Of each fact, the features that carry it most, see ``attribution``.
+
+        Args:
+            layers: those whose features count.
+            top: features of each fact.
+        """
+        return self._attribution.carriers(facts, layers, top=top, cancel=cancel)
+
+    @torch.inference_mode()
+    def ablated(
+        self,
+        facts: Sequence[Fact],
+        features: Sequence[Carrier | None],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[float | None]:
+        """Of each fact, the probability of its first token without one feature."""
+        return self._attribution.ablated(facts, features, cancel=cancel)
 
     def likely(self, scores: Sequence[KindScore]) -> tuple[KindScore, ...]:
         """The kinds that are worth asking about."""
@@ -151,10 +214,6 @@ class Describer:
             leave_out=entity.lower() in names,
             cancel=cancel,
         )
-
-    def _kind_logprobs(self, entity: str, cancel: CancelToken | None) -> dict[str, float]:
-        asked = self._asker.ask((self.catalogue.kind_question,), entity, cancel=cancel)
-        return {kind: float(asked.logprobs[0, token]) for kind, token in self._nouns.items()}
 
     def _spell(self, ids: Sequence[int]) -> str:
         key = tuple(ids)

@@ -29,12 +29,13 @@ FLOOR = 1e-5
 #: An answer that a template gives less often than this is none.
 _LEAST = 0.02
 #: Below this score a row is no better than what is said of anybody.
-WEAK = 0.3
+WEAK = 0.25
 _TOKENS_PER_RELATION, _ROWS_PER_RELATION = 12, 2
-_COMPLETED = 20
+_COMPLETED = 16
 _WORDS = 3
 _NEXT_WORD = 0.3  # least probability with which an answer goes on to another word
-_ENDS = frozenset("\n.,;:!?()[]{}<>|\"“”/\\=*#")
+_ENDS = frozenset('\n,;:!?()[]{}<>|"“”/\\=*#')
+_TRAILING = frozenset(("de", "la", "le", "van", "von", "der", "di", "da", "del", "el"))
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 _STOP_TEXT = """
@@ -247,11 +248,26 @@ def _complete(
 
 def _goes_on(text: str, token: str, share: float) -> bool:
     """Whether a token continues an answer rather than ending it."""
-    if not token.strip() or not _ENDS.isdisjoint(token):
+    if not token.strip() or len(_first_answer(text + token)) < len(text + token):
         return False
     if not token[0].isspace():
         return True
-    return share >= _NEXT_WORD and len(text.split()) < _WORDS
+    words = [word for word in text.split() if not _is_initial(word)]
+    return share >= _NEXT_WORD and len(words) < _WORDS
+
+
+def _first_answer(text: str) -> str:
+    """A text up to where an answer ends: a full stop does not end it behind an initial."""
+    for at, character in enumerate(text):
+        if character in _ENDS:
+            return text[:at]
+        if character == "." and not _is_initial(f"{text[:at].split(' ')[-1]}."):
+            return text[:at]
+    return text
+
+
+def _is_initial(word: str) -> bool:
+    return len(word) == 2 and word[0].isupper() and word[1] == "."
 
 
 def clean(text: str, *, cut: bool = False) -> str:
@@ -260,12 +276,10 @@ def clean(text: str, *, cut: bool = False) -> str:
     Args:
         cut: the last word may be unfinished and is left out, unless it is the only one.
     """
-    for end in _ENDS:
-        text = text.split(end, 1)[0]
-    words = text.replace("\ufffd", "").split()
+    words = _first_answer(text.strip()).replace("\ufffd", "").split()
     if cut and len(words) > 1:
         words.pop()
-    while words and fold(words[-1]) in STOP_WORDS:
+    while len(words) > 1 and fold(words[-1]) in STOP_WORDS | _TRAILING:
         words.pop()
     while words and fold(words[0]) in STOP_WORDS:
         words.pop(0)
@@ -321,7 +335,9 @@ def _common(one: str, other: str) -> int:
 # --------------------------------------------------------------------------- background
 
 
-def mean_answer(answers: Iterable[torch.Tensor], kept: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+def mean_answer(
+    answers: Iterable[torch.Tensor], kept: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The mean of answers [Q, V] given as log probabilities.
 
     Returns:

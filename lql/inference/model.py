@@ -20,8 +20,8 @@ from lql.inference.answers import (
     TokenScore,
 )
 from lql.inference.decoder import Decoder, Tap
-from lql.inference.errors import WeightsInvalid
 from lql.inference.describing import Describer
+from lql.inference.errors import WeightsInvalid
 from lql.inference.explain import LastPosition
 from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
 from lql.inference.generate import Generation
@@ -94,7 +94,7 @@ class LoadedModel:
 
     def describer(self, catalogue: Catalogue) -> Describer:
         """Describes entities with this model; good as long as the model is."""
-        return Describer(self._decoder, self._encoder, catalogue)
+        return Describer(self._decoder, self._encoder, self._source, catalogue)
 
     def infer(
         self,

@@ -8,6 +8,7 @@ from lql.cancel import CancelToken
 from lql.inference.cache import KvCache
 from lql.inference.decoder import Decoder, Observer
 from lql.inference.errors import PromptTooLong
+from lql.inference.feedforward import FeedForwardRule, dense
 from lql.inference.sequence import position_limit
 from lql.inference.tree import TokenTree
 
@@ -37,7 +38,11 @@ class PackedSequence:
         self._cache.cut(min(length, self._cache.length))
 
     def read(
-        self, *, observe: Observer | None = None, cancel: CancelToken | None = None
+        self,
+        *,
+        feed_forward: FeedForwardRule = dense,
+        observe: Observer | None = None,
+        cancel: CancelToken | None = None,
     ) -> Tensor:
         """Run the nodes that have joined the tree since the last call.
 
@@ -60,7 +65,7 @@ class PackedSequence:
             self.tree.ids[start:stop],
             self._cache,
             branches=branches,
+            feed_forward=feed_forward,
             observe=observe,
             cancel=cancel,
         )
-

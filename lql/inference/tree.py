@@ -45,7 +45,7 @@ class TokenTree:
         node = parent
         for token in ids:
             known = self._children.get((node, token))
-            node = self._join(token, node) if known is None else known
+            node = self.join(token, node) if known is None else known
         return node
 
     def cut(self, length: int) -> None:
@@ -53,7 +53,7 @@ class TokenTree:
         for node in range(length, len(self.ids)):
             path = self._paths[node]
             parent = int(path[-2]) if len(path) > 1 else -1
-            del self._children[parent, self.ids[node]]
+            self._children.pop((parent, self.ids[node]), None)
         del self.ids[length:], self._paths[length:]
 
     def depth(self, node: int) -> int:
@@ -68,7 +68,8 @@ class TokenTree:
         """Nodes ``start..stop`` as the new tokens of a forward pass."""
         return Branches(self._paths[start:stop])
 
-    def _join(self, token: int, parent: int) -> int:
+    def join(self, token: int, parent: int) -> int:
+        """Put a token below a node as a new node, even if there is one like it."""
         node = len(self.ids)
         self.ids.append(token)
         above = self._paths[parent] if parent >= 0 else np.empty(0, np.int64)
@@ -104,9 +105,7 @@ class Branches:
             window: keys visible to a query, itself included; ``None`` for its whole path.
         """
         seen = [path if window is None else path[-window:] for path in self.paths]
-        return tuple(
-            _block(row, seen[row : row + _BLOCK]) for row in range(0, len(seen), _BLOCK)
-        )
+        return tuple(_block(row, seen[row : row + _BLOCK]) for row in range(0, len(seen), _BLOCK))
 
 
 def _block(row: int, seen: Sequence[Places]) -> QueryBlock:

@@ -10,7 +10,7 @@ form    types                                                             ``--fo
 ROWS    Infer, Walk, ExplainWalk, Describe, Layers, Features, Models,     an array of row objects
         Verify
 RECORD  InferComparison, ExplainInfer, Stats, Extract, Info               one object
-STATUS  Use                                                               nothing; a note on stderr
+STATUS  Use, DefineRelation                                               nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
