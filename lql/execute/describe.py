@@ -19,6 +19,7 @@ from vindex.errors import VindexError
 from vindex.features import entity_query
 from vindex.gates import gate_scores
 from vindex.kinds import ExtractLevel
+from vindex.signals import CalibratedEdge, Signal, calibrate
 
 if TYPE_CHECKING:
     from vindex.store import Vindex
@@ -36,8 +37,15 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     kinds: tuple[str, ...] = ()
     if evidence is not ast.Evidence.STATIC:
         from lql.execute.describe_answer import answer_rows
+        from lql.inference.errors import PromptTooLong
 
-        rows, kinds = answer_rows(statement, context, layers, detail)
+        try:
+            rows, kinds = answer_rows(statement, context, layers, detail)
+        except PromptTooLong as error:
+            if statement.evidence is not None:
+                raise
+            context.note(f"static evidence only: the questions do not fit the model: {error}")
+            evidence = ast.Evidence.STATIC
     elif statement.causal:
         raise _answers_only(statement)
     if evidence is not ast.Evidence.ANSWER:
@@ -81,7 +89,16 @@ def _static_rows(
     ]
     if not edges:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
-    return [_row(entity, edge, detail) for edge in edges]
+    found = calibrate(vindex, entity, edges)
+    if detail is ast.Detail.BRIEF:
+        said = [each for each in found if each.signal is not Signal.NONE]
+        if len(said) < len(found):
+            context.note(
+                f"no signal in {len(found) - len(said)} static rows: shuffled entities get as "
+                "much; VERBOSE shows them"
+            )
+        found = said
+    return [_row(entity, each, detail) for each in found]
 
 
 def _layers(statement: ast.Describe, context: Context) -> Sequence[int]:
@@ -115,13 +132,15 @@ def _answers_only(statement: ast.Describe) -> LqlTypeError:
     )
 
 
-def _row(entity: str, edge: Edge, detail: ast.Detail) -> EdgeRow:
+def _row(entity: str, found: CalibratedEdge, detail: ast.Detail) -> EdgeRow:
+    edge = found.edge
     return EdgeRow(
         entity=entity,
         relation=_relation(edge, detail),
         target=edge.target,
         evidence=EVIDENCE,
-        score=edge.score,
+        score=found.score,
+        signal=found.signal.value,
         layer=edge.layer,
         feature=edge.feature,
         band=None if edge.band is None else edge.band.value,

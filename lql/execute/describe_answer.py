@@ -14,6 +14,7 @@ from lql.execute.asking import asking, facts
 from lql.execute.bands import band_name
 from lql.execute.slots import text
 from lql.results.browse import EdgeRow
+from vindex.signals import Signal
 from vindex.store import Vindex
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def answer_rows(
     if len(entity) > 2000 or held.describer.tokens(entity) > _LONGEST:
         raise _no_name(f"an entity is a name, of {_LONGEST} tokens at most", statement)
     found, kinds = facts(entity, held, context)
-    clear = [fact for fact in found if fact.signal.value == "clear"]
+    clear = [fact for fact in found if fact.signal is Signal.CLEAR]
     if not clear:
         context.note(
             f'no clear signal: names that mean nothing get answers like these for "{entity}"'
@@ -51,7 +52,7 @@ def answer_rows(
         )
     if detail is ast.Detail.BRIEF:
         floor = _BRIEF_SHARE * max((fact.score for fact in found), default=0.0)
-        found = [f for f in found if f.signal.value != "none" and f.score >= floor]
+        found = [f for f in found if f.signal is not Signal.NONE and f.score >= floor]
     carried: dict[int, tuple[Carrier, ...]] = {}
     causal: dict[int, float] = {}
     if (detail is ast.Detail.VERBOSE or statement.causal) and found:

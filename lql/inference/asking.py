@@ -26,9 +26,9 @@ from lql.inference.tree import TokenTree
 #: Tokens by which each answer may be continued.
 COMPLETION = 9
 #: Keys and values of trunks that are kept, bytes; the one in use is kept whatever its size.
-_TRUNK_BYTES = 256 << 20
+_TRUNK_BYTES = 512 << 20
 #: Nodes to make room for beside a trunk: an entity's branches and their completions.
-_ROOM = 512
+_ROOM = 320
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 
@@ -23,6 +22,7 @@ from lql.cancel import CancelToken
 from lql.catalogue import Question
 from lql.inference.asking import COMPLETION, Asked, Asker
 from vindex.answers import AnswerBackground
+from vindex.signals import Signal as Signal
 
 #: A probability that anything has: no answer is more surprising than this.
 FLOOR = 1e-5
@@ -49,14 +49,6 @@ named used made various different certain well good great famous
 unknown none nothing something anything thing things etc
 """
 STOP_WORDS = frozenset(_STOP_TEXT.split())
-
-
-class Signal(Enum):
-    """How sure it is that a row is about the entity."""
-
-    NONE = "none"
-    WEAK = "weak"
-    CLEAR = "clear"
 
 
 @dataclass(frozen=True, slots=True)
