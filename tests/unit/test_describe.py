@@ -150,7 +150,8 @@ def test_a_question_about_layers_is_one_about_features(session: Session) -> None
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
-    "name", ["{entity}", "{0!r}", "%s", "[bold]x[/]", "a\nb\tc", "'; -- x", "Köln", "日本", "\u202e1"]
+    "name",
+    ["{entity}", "{0!r}", "%s", "[bold]x[/]", "a\nb\tc", "'; -- x", "Köln", "日本", "\u202e1"],
 )
 def test_any_name_is_a_name(session: Session, name: str) -> None:
     found = describe(session, "DESCRIBE :e EVIDENCE ALL RAW;", e=name)

@@ -32,7 +32,8 @@ def test_every_result_type_has_a_sample() -> None:
         (samples.WALK, "layer feature gate token also"),
         (
             samples.DESCRIBE,
-            "entity relation target evidence signal probability lift_nats score layer feature source",
+            "entity relation target evidence signal probability lift_nats score layer feature "
+            "source",
         ),
         (samples.COMPARISON, "path rank token token_id probability logit"),
     ],
