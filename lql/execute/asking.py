@@ -67,18 +67,24 @@ def asking(title: str, context: Context) -> Asking:
     return held
 
 
-def facts(entity: str, held: Asking, context: Context) -> tuple[list[Fact], tuple[KindScore, ...]]:
-    """What the model says about an entity, best first, and the kinds it was asked as."""
+def facts(
+    entity: str, held: Asking, context: Context, least: float = 0.0
+) -> tuple[list[Fact], tuple[KindScore, ...]]:
+    """What the model says about an entity, best first, and the kinds it was asked as.
+
+    Args:
+        least: facts of a lower score are not wanted.
+    """
     describer = held.describer
     describer.set_usual(_background(held, _KINDS, context))
     kinds = describer.likely(describer.kinds(entity, cancel=context.cancel))
     names = [score.kind for score in kinds]
     known = {name: _background(held, name, context) for name in names}
-    groups = [describer.facts(entity, kinds, known, cancel=context.cancel)]
+    groups = [describer.facts(entity, kinds, known, least=least, cancel=context.cancel)]
     if held.own is not None:
         suited = tuple(score for score in kinds if held.own.catalogue.questions(score.kind))
         own = {score.kind: _own_background(held, held.own, score.kind, context) for score in suited}
-        groups.append(held.own.facts(entity, suited, own, cancel=context.cancel))
+        groups.append(held.own.facts(entity, suited, own, least=least, cancel=context.cancel))
     return describer.merged(groups), kinds
 
 

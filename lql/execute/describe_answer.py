@@ -36,13 +36,16 @@ def answer_rows(
     Raises:
         LqlTypeError: the entity is no name: empty, or longer than names are.
     """
+    from lql.inference.facts import WEAK
+
     entity = " ".join(text(statement.entity).split())
     if not any(map(str.isalnum, entity)):
         raise _no_name("an entity is a name: letters or digits", statement)
     held = asking(statement.title, context)
     if len(entity) > 2000 or held.describer.tokens(entity) > _LONGEST:
         raise _no_name(f"an entity is a name, of {_LONGEST} tokens at most", statement)
-    found, kinds = facts(entity, held, context)
+    least = WEAK if detail is ast.Detail.BRIEF else 0.0
+    found, kinds = facts(entity, held, context, least)
     clear = [fact for fact in found if fact.signal is Signal.CLEAR]
     if not clear:
         context.note(

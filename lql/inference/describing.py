@@ -130,6 +130,7 @@ class Describer:
         kinds: Sequence[KindScore],
         backgrounds: Mapping[str, AnswerBackground],
         *,
+        least: float = 0.0,
         cancel: CancelToken | None = None,
     ) -> list[Fact]:
         """What the model says about an entity, best first.
@@ -138,6 +139,7 @@ class Describer:
             entity: its name, without line breaks.
             kinds: those to ask about, with their weights.
             backgrounds: of each of those.
+            least: facts of a lower score are not wanted.
         """
         top = max((score.probability for score in kinds), default=1.0)
         groups = []
@@ -148,6 +150,7 @@ class Describer:
                 score.kind,
                 backgrounds[score.kind],
                 cancel,
+                least,
             )
             groups.append([weaken(fact, score.probability / top) for fact in found])
         return merge(groups)
@@ -200,6 +203,7 @@ class Describer:
         kind: str,
         background: AnswerBackground,
         cancel: CancelToken | None,
+        least: float = 0.0,
     ) -> list[Fact]:
         names = {name.lower() for name in self.catalogue.kinds[kind].background}
         asked = self._asker.ask(questions, entity, cancel=cancel)
@@ -212,6 +216,7 @@ class Describer:
             background,
             self._spell,
             leave_out=entity.lower() in names,
+            least=least,
             cancel=cancel,
         )
 

@@ -99,6 +99,7 @@ def find_facts(
     spell: Callable[[Sequence[int]], str],
     *,
     leave_out: bool,
+    least: float = 0.0,
     cancel: CancelToken | None = None,
 ) -> list[Fact]:
     """The facts in the answers to questions, best first.
@@ -108,8 +109,10 @@ def find_facts(
         background: of the same questions.
         spell: text of token ids in a row.
         leave_out: whether the entity is itself one of the background's.
+        least: facts of a lower score are not wanted, which saves completing them.
     """
-    candidates = _candidates(asked, questions, background, spell, leave_out)
+    found = _candidates(asked, questions, background, spell, leave_out)
+    candidates = [each for each in found if each.score >= least]
     endings = _complete(asker, asked, candidates, spell, cancel)
     facts: list[Fact] = []
     seen: set[str] = set()

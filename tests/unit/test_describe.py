@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -234,3 +235,27 @@ def test_a_browse_vindex_says_which_extract_gives_more_and_loads_no_torch(made: 
 def test_every_catalogue_kind_has_a_noun_of_its_own() -> None:
     nouns = [kind.noun for kind in catalogue().kinds.values()]
     assert len(set(nouns)) == len(nouns)
+
+
+def test_the_rows_do_not_depend_on_the_hash_seed(made: Path) -> None:
+    code = (
+        "import json, lql, lql.execute.asking as asking, lql.inference.facts as facts\n"
+        "from lql.catalogue import parse\n"
+        f"asking.catalogue = lambda: parse({SMALL.encode()!r})\n"
+        "asking.write_background = lambda *_: None\n"
+        "facts._LEAST = 0.0\n"
+        f"rows = lql.connect({str(made)!r}).run('DESCRIBE \"France\" EVIDENCE ALL RAW;')\n"
+        "print(json.dumps([r.to_rows() for r in rows], default=list))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(3)
+    }
+    assert len(outputs) == 1
+    assert "answer" in outputs.pop()
