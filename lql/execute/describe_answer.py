@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EVIDENCE = "answer"
 _LONGEST = 64  # tokens of an entity
 #: BRIEF leaves out rows with less than this part of the first one's score.
-_BRIEF_SHARE = 0.2
+_BRIEF_SHARE = 0.25
 _CARRIERS = 3
 
 
