@@ -314,11 +314,7 @@ class ExplainInfer(Node):
 
 @dataclass(frozen=True, slots=True)
 class Explain(Node):
-    """``EXPLAIN [ANALYZE] statement``: the plan of any statement, measured with ANALYZE.
-
-    Without ANALYZE the statement is never a ``Walk`` or an ``Infer``: those spell ``ExplainWalk``
-    and ``ExplainInfer``.
-    """
+    """``EXPLAIN [ANALYZE] statement``; without ANALYZE never of a ``Walk`` or an ``Infer``."""
 
     title: ClassVar[str] = "EXPLAIN"
     statement: Statement
