@@ -55,6 +55,7 @@ from lql.syntax_words import (
     Component as Component,
     Detail as Detail,
     Direction as Direction,
+    Evidence as Evidence,
     ExtractLevel as ExtractLevel,
     Function as Function,
     InsertMode as InsertMode,
@@ -235,7 +236,7 @@ class ShowCompactStatus(Node):
 
 @dataclass(frozen=True, slots=True)
 class Describe(Node):
-    """``DESCRIBE entity …``. ``layer`` narrows more than ``band``; both may be written."""
+    """``DESCRIBE entity …``. ``layer``, ``layers`` and ``band`` all narrow; all may be written."""
 
     title: ClassVar[str] = "DESCRIBE"
     entity: TextSlot
@@ -244,6 +245,19 @@ class Describe(Node):
     relations_only: bool = False
     detail: Detail | None = None
     limit: IntegerSlot | None = None
+    evidence: Evidence | None = None
+    layers: LayerRange | None = None
+    causal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DefineRelation(Node):
+    """``DEFINE RELATION relation TEMPLATE template, … [KIND kind]``."""
+
+    title: ClassVar[str] = "DEFINE RELATION"
+    relation: TextSlot
+    templates: tuple[TextSlot, ...]
+    kind: TextSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +315,7 @@ class ExplainInfer(Node):
 
 @dataclass(frozen=True, slots=True)
 class Explain(Node):
-    """``EXPLAIN [ANALYZE] statement``: the plan of any statement, measured with ANALYZE.
-
-    Without ANALYZE the statement is never a ``Walk`` or an ``Infer``: those spell ``ExplainWalk``
-    and ``ExplainInfer``.
-    """
+    """``EXPLAIN [ANALYZE] statement``; without ANALYZE never of a ``Walk`` or an ``Infer``."""
 
     title: ClassVar[str] = "EXPLAIN"
     statement: Statement
@@ -476,6 +486,7 @@ Statement: TypeAlias = (
     | Rebalance
     | CompactMinor
     | CompactMajor
+    | DefineRelation
     | BeginPatch
     | SavePatch
     | ApplyPatch

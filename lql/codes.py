@@ -54,6 +54,7 @@ class Code(Enum):
     UNKNOWN_RELATION = ("LQL0203", "the vindex has no such relation")
     UNKNOWN_COLUMN = ("LQL0204", "the table has no such column")
     UNKNOWN_PATCH = ("LQL0205", "no such patch is applied")
+    UNKNOWN_KIND = ("LQL0206", "the relation catalogue has no such kind of entity")
 
     WRONG_TYPE = ("LQL0301", "a literal of the wrong kind")
     OUT_OF_RANGE = ("LQL0302", "a number outside the range that makes sense here")

@@ -14,6 +14,8 @@ from vindex.kinds import ExtractLevel
 from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from lql.catalogue import Relation
+    from lql.execute.asking import Asking
     from lql.inference.model import LoadedModel
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
@@ -28,23 +30,27 @@ class State:
         source: the current vindex, or the model of USE MODEL.
         model: its weights, once a statement has needed them.
         tables: its tables, once a SELECT has needed them.
+        asking: what DESCRIBE has learnt about how this model answers.
+        defined: relations that DEFINE RELATION added, by name; they outlive USE.
     """
 
     source: Vindex | CheckpointSource | None = None
     model: LoadedModel | None = None
     tables: ModelTables | None = None
+    asking: Asking | None = None
+    defined: dict[str, Relation] = field(default_factory=dict)
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before."""
         old = self.source
         self._forget_tables()
-        self.source, self.model = source, None
+        self.source, self.model, self.asking = source, None, None
         if old is not None:
             old.close()
 
     def close(self) -> None:
         """Let go of everything."""
-        self.model = None
+        self.model = self.asking = None
         self._forget_tables()
         if self.source is not None:
             self.source.close()

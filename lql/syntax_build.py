@@ -117,6 +117,9 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "exit_clause": ("exit", _flag),
     "prompt_mode_clause": ("prompt_mode", _word(ast.PromptMode)),
     "band_clause": ("band", _word(ast.Band)),
+    "evidence_clause": ("evidence", _word(ast.Evidence)),
+    "causal_clause": ("causal", _flag),
+    "kind_clause": ("kind", _only),
     "relations_only_clause": ("relations_only", _flag),
     "attention_clause": ("attention", _flag),
     "verbose_clause": ("verbose", _flag),
@@ -315,6 +318,11 @@ def _slotted(value: ast.TextSlot, slot: ast.Slot) -> ast.TextSlot:
     return replace(value, slot=slot) if isinstance(value, ast.Parameter) else value
 
 
+def _define_relation(children: Children, span: Span) -> ast.DefineRelation:
+    relation, *templates = (part for part in parts(children) if not isinstance(part, Clause))
+    return ast.DefineRelation(relation, tuple(templates), **_fields(children), span=span)
+
+
 def _assignments(children: Children, span: Span) -> Part:
     assignments: tuple[ast.Assignment, ...] = tuple(parts(children))
     seen: dict[str, ast.Assignment] = {}
@@ -388,6 +396,7 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "rebalance": ast.Rebalance,
     "compact_minor": ast.CompactMinor,
     "compact_major": ast.CompactMajor,
+    "define_relation": ast.DefineRelation,
     "begin_patch": ast.BeginPatch,
     "save_patch": ast.SavePatch,
     "apply_patch": ast.ApplyPatch,
@@ -400,6 +409,7 @@ RULES: Mapping[str, Builder] = {
     **{rule: _clause(rule, field, value) for rule, (field, value) in CLAUSES.items()},
     **{rule: _node(cls) for rule, cls in STATEMENTS.items()},
     "bare_layer_clause": _clause("layer_clause", "layer", _only),
+    "define_relation": _define_relation,
     "existing_clause": _existing_clause,
     "nearest_clause": _nearest_clause,
     "route_clause": _route_clause,

@@ -127,10 +127,17 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "DESCRIBE",
-        'DESCRIBE "entity" [AT LAYER n] [SYNTAX|KNOWLEDGE|OUTPUT|ALL LAYERS] [RELATIONS ONLY] '
-        "[BRIEF|VERBOSE|RAW] [LIMIT n]",
-        "list what the model's features connect an entity with",
-        'DESCRIBE "France" KNOWLEDGE VERBOSE',
+        'DESCRIBE "entity" [EVIDENCE ANSWER|STATIC|ALL] [AT LAYER n] [LAYERS a-b|ALL] '
+        "[SYNTAX|KNOWLEDGE|OUTPUT|ALL LAYERS] [RELATIONS ONLY] [BRIEF|VERBOSE|RAW] [CAUSAL] "
+        "[LIMIT n]",
+        "list what the model says about an entity, with the evidence for each row",
+        'DESCRIBE "France" VERBOSE',
+    ),
+    StatementHelp(
+        "DEFINE RELATION",
+        'DEFINE RELATION "name" TEMPLATE "… {entity} …" [, "…"] [KIND "kind"]',
+        "add a question to what DESCRIBE asks",
+        'DEFINE RELATION "anthem" TEMPLATE "The anthem of {entity} is" KIND "country"',
     ),
     StatementHelp(
         "WALK",

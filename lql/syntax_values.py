@@ -221,6 +221,8 @@ SLOT_RULES: Mapping[str, ast.Slot] = {
     "entity": ast.Slot.ENTITY,
     "relation": ast.Slot.RELATION,
     "target": ast.Slot.TARGET,
+    "template": ast.Slot.TEMPLATE,
+    "kind": ast.Slot.KIND,
     "layer": ast.Slot.LAYER,
     "count": ast.Slot.COUNT,
     "top": ast.Slot.TOP,

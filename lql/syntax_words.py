@@ -64,6 +64,14 @@ class Detail(Enum):
     RAW = "RAW"
 
 
+class Evidence(Enum):
+    """How DESCRIBE finds its rows."""
+
+    ANSWER = "ANSWER"
+    STATIC = "STATIC"
+    ALL = "ALL"
+
+
 class WalkMode(Enum):
     """Which scores WALK ranks by."""
 
@@ -156,6 +164,8 @@ class Slot(Enum):
     ENTITY = "entity"
     RELATION = "relation"
     TARGET = "target"
+    TEMPLATE = "template"
+    KIND = "kind"
     LAYER = "layer"
     COUNT = "number of rows"
     TOP = "number of results"

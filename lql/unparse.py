@@ -108,6 +108,12 @@ def _statement(node: ast.Statement) -> str:
             )
         case ast.CompactMajor():
             return _join(node.title, _flag("FULL", node.full), _slot("WITH LAMBDA =", node.ridge))
+        case ast.DefineRelation():
+            return _join(
+                _slot(node.title, node.relation),
+                f"TEMPLATE {_list(map(_value, node.templates))}",
+                _slot("KIND", node.kind),
+            )
         case ast.CompactMinor():
             return node.title
         case ast.BeginPatch() | ast.SavePatch() | ast.ApplyPatch() | ast.RemovePatch():
@@ -246,10 +252,13 @@ def _question(
         case ast.Describe():
             return _join(
                 _slot("DESCRIBE", node.entity),
+                _name("EVIDENCE", node.evidence),
                 _slot("AT LAYER", node.layer),
+                _layers("LAYERS", node.layers),
                 _word(node.band),
                 _flag("RELATIONS ONLY", node.relations_only),
                 _word(node.detail),
+                _flag("CAUSAL", node.causal),
                 _slot("LIMIT", node.limit),
             )
         case ast.Trace():

@@ -53,6 +53,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.describe import run as run_describe
 
             return run_describe(statement, context)
+        case ast.DefineRelation():
+            from lql.execute.define import run as run_define
+
+            return run_define(statement, context)
         case ast.Infer() | ast.ExplainInfer():
             from lql.execute.infer import run as run_infer
 

@@ -1,4 +1,4 @@
-"""DESCRIBE: what features suggest about an entity, by static evidence."""
+"""DESCRIBE: what a model says about an entity, by the evidence that there is for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from lql import ast
+from lql.codes import Code
 from lql.context import Context
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlTypeError
 from lql.execute.bands import band_layers
 from lql.execute.paging import page
-from lql.execute.slots import layer, text
+from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static
+from vindex.errors import VindexError
 from vindex.features import entity_query
 from vindex.gates import gate_scores
+from vindex.kinds import ExtractLevel
+from vindex.signals import CalibratedEdge, Signal, calibrate
 
 if TYPE_CHECKING:
     from vindex.store import Vindex
@@ -24,9 +30,58 @@ BRIEF_LIMIT = 20
 
 def run(statement: ast.Describe, context: Context) -> DescribeResult:
     """Run DESCRIBE."""
+    detail = statement.detail or ast.Detail.BRIEF
+    evidence = statement.evidence or _usual_evidence(statement, context)
+    layers = _layers(statement, context)
+    rows: list[EdgeRow] = []
+    kinds: tuple[str, ...] = ()
+    if evidence is not ast.Evidence.STATIC:
+        from lql.execute.describe_answer import answer_rows
+        from lql.inference.errors import PromptTooLong
+
+        try:
+            rows, kinds = answer_rows(statement, context, layers, detail)
+        except PromptTooLong as error:
+            if statement.evidence is not None:
+                raise
+            context.note(f"static evidence only: the questions do not fit the model: {error}")
+            evidence = ast.Evidence.STATIC
+    elif statement.causal:
+        raise _answers_only(statement)
+    if evidence is not ast.Evidence.ANSWER:
+        rows += _static_rows(statement, context, layers, detail)
+    default = BRIEF_LIMIT if detail is ast.Detail.BRIEF else None
+    shown, meta = page(rows, statement.limit, default=default)
+    return DescribeResult(
+        entity=text(statement.entity),
+        edges=shown,
+        detailed=detail is not ast.Detail.BRIEF or statement.causal,
+        kinds=kinds,
+        meta=meta,
+    )
+
+
+def _usual_evidence(statement: ast.Describe, context: Context) -> ast.Evidence:
+    """Answers where there is a model to ask, unless the statement is about layers."""
+    from vindex.store import Vindex
+
+    source = context.source()
+    if not isinstance(source, Vindex):
+        return ast.Evidence.ANSWER
+    try:
+        source.require(ExtractLevel.INFERENCE, "asking the model itself")
+    except VindexError as error:
+        context.note(f"static evidence only: {error}" + (f"; {error.hint}" if error.hint else ""))
+        return ast.Evidence.STATIC
+    about_layers = (statement.layer, statement.layers, statement.band) != (None, None, None)
+    return ast.Evidence.STATIC if about_layers else ast.Evidence.ANSWER
+
+
+def _static_rows(
+    statement: ast.Describe, context: Context, layers: Sequence[int], detail: ast.Detail
+) -> list[EdgeRow]:
     vindex = context.vindex(statement.title)
     entity = text(statement.entity)
-    layers = _layers(statement, vindex)
     edges = [
         edge
         for edge in describe_static(vindex, entity, layers)
@@ -34,33 +89,58 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     ]
     if not edges:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
-    detail = statement.detail or ast.Detail.BRIEF
-    default = BRIEF_LIMIT if detail is ast.Detail.BRIEF else None
-    shown, meta = page(edges, statement.limit, default=default)
-    return DescribeResult(
-        entity=entity,
-        edges=tuple(_row(entity, edge, detail) for edge in shown),
-        detailed=detail is not ast.Detail.BRIEF,
-        meta=meta,
+    found = calibrate(vindex, entity, edges)
+    if detail is ast.Detail.BRIEF:
+        said = [each for each in found if each.signal is not Signal.NONE]
+        if len(said) < len(found):
+            context.note(
+                f"no signal in {len(found) - len(said)} static rows: shuffled entities get as "
+                "much; VERBOSE shows them"
+            )
+        found = said
+    return [_row(entity, each, detail) for each in found]
+
+
+def _layers(statement: ast.Describe, context: Context) -> Sequence[int]:
+    """The layers that AT LAYER, LAYERS and the band all allow, ascending."""
+    count = _num_layers(context)
+    allowed: Sequence[int] = layer_range(statement.layers, count)
+    if statement.band not in (None, ast.Band.ALL):
+        band = band_layers(context.vindex("a band"), statement.band, statement.span)
+        allowed = [each for each in allowed if each in band]
+    if statement.layer is None:
+        return allowed
+    only = layer(statement.layer, count)
+    return [only] if only in allowed else []
+
+
+def _num_layers(context: Context) -> int:
+    from vindex.store import Vindex
+
+    source = context.source()
+    return source.index.num_layers if isinstance(source, Vindex) else source.spec.num_layers
+
+
+def _answers_only(statement: ast.Describe) -> LqlTypeError:
+    return LqlTypeError(
+        Diagnostic(
+            Code.OUT_OF_RANGE,
+            "CAUSAL verifies answers, and static evidence has none",
+            span=statement.span,
+            helps=("EVIDENCE ANSWER asks the model",),
+        )
     )
 
 
-def _layers(statement: ast.Describe, vindex: Vindex) -> Sequence[int]:
-    """The layers that AT LAYER and the band both allow, ascending."""
-    band = band_layers(vindex, statement.band, statement.span)
-    if statement.layer is None:
-        return band
-    only = layer(statement.layer, vindex.index.num_layers)
-    return [only] if only in band else []
-
-
-def _row(entity: str, edge: Edge, detail: ast.Detail) -> EdgeRow:
+def _row(entity: str, found: CalibratedEdge, detail: ast.Detail) -> EdgeRow:
+    edge = found.edge
     return EdgeRow(
         entity=entity,
         relation=_relation(edge, detail),
         target=edge.target,
         evidence=EVIDENCE,
-        score=edge.score,
+        score=found.score,
+        signal=found.signal.value,
         layer=edge.layer,
         feature=edge.feature,
         band=None if edge.band is None else edge.band.value,

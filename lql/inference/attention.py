@@ -58,7 +58,8 @@ class QueryBlock:
 
     Attributes:
         rows: of the T new tokens.
-        columns: of the P + T keys that ``LayerCache.append`` returns.
+        columns: of the P + T keys that ``LayerCache.append`` returns: a run of them, or where
+            the tokens are branches (see ``tree.py``) int64 [n], the ones that some query can see.
         masked: those of the block's n columns that some query cannot see, from the first to the
             last of them.
         mask: float32 [B, m], 0 or -inf, to be added to the scores of the m masked columns;
@@ -66,7 +67,7 @@ class QueryBlock:
     """
 
     rows: slice
-    columns: slice
+    columns: slice | Tensor
     masked: slice
     mask: Tensor | None
 
@@ -162,7 +163,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
     blocks = step.blocks[spec.window]
-    if len(blocks) == 1:  # of all queries and all keys
+    if len(blocks) == 1 and isinstance(blocks[0].columns, slice):  # all queries and all keys
         y = _attend(q, keys, values, blocks[0], spec)  # [T, H * S]
     else:
         y = torch.cat([_attend(q[b.rows], *b.of(keys, values), b, spec) for b in blocks])

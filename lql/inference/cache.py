@@ -18,11 +18,13 @@ _SLACK = 64
 class LayerCache:
     """Keys (after rope) and values of one layer, in order of position.
 
-    A sliding layer keeps the ``window - 1`` positions that the next token can still see.
+    A sliding layer keeps the ``window - 1`` positions that the next token can still see, unless
+    it is told to keep all: of branches, the last tokens read are not the nearest ones.
     """
 
-    def __init__(self, spec: AttentionSpec, capacity: int) -> None:
-        self._reach = capacity if spec.window is None else spec.window - 1
+    def __init__(self, spec: AttentionSpec, capacity: int, *, keep_all: bool = False) -> None:
+        whole = keep_all or spec.window is None
+        self._reach = capacity if whole or spec.window is None else spec.window - 1
         slots = min(capacity, self._reach + _SLACK)
         # Keys above values: they come together.
         self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
@@ -69,6 +71,11 @@ class LayerCache:
         assert self._seen is not None, "the layer whose keys are read runs first"
         return self._seen
 
+    def cut(self, length: int) -> None:
+        """Keep the first ``length`` positions; only for a cache that keeps all."""
+        self._held = length
+        self._seen = None
+
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""
         start = self._held - count
@@ -84,17 +91,26 @@ class KvCache:
 
     Args:
         capacity: positions to make room for; the caller keeps within it.
+        keep_all: sliding layers keep every position too.
     """
 
-    def __init__(self, spec: ModelSpec, capacity: int) -> None:
+    def __init__(self, spec: ModelSpec, capacity: int, *, keep_all: bool = False) -> None:
         self.layers: list[LayerCache] = []
         for layer in spec.layers:
             source = layer.attention.kv_source
             self.layers.append(
-                LayerCache(layer.attention, capacity) if source is None else self.layers[source]
+                LayerCache(layer.attention, capacity, keep_all=keep_all)
+                if source is None
+                else self.layers[source]
             )
         self.capacity = capacity
         self.length = 0
+
+    def cut(self, length: int) -> None:
+        """Keep the first ``length`` positions; only for a cache that keeps all."""
+        for layer in dict.fromkeys(self.layers):
+            layer.cut(length)
+        self.length = length
 
     @property
     def resident_bytes(self) -> int:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
@@ -24,6 +26,7 @@ from lql.inference.linear import Coarse, Linear
 from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.rows import is_mapped, torch_view
+from lql.inference.tree import Branches
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
 from vindex.spec import ModelSpec
@@ -104,6 +107,7 @@ class Decoder:
         cache: KvCache,
         *,
         length: int | None = None,
+        branches: Branches | None = None,
         coarse: Coarse | None = None,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
@@ -116,6 +120,7 @@ class Decoder:
             cache: with room for T more. If the pass is cancelled it is of no further use.
             length: tokens that the sequence will have before any output is looked at; by default
                 those in the cache and these. Rotations may depend on it.
+            branches: where the tokens stand when they are no run of text, and what each can see.
             coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
             feed_forward: the rule that evaluates the FFNs.
             observe: called at every tap.
@@ -124,8 +129,11 @@ class Decoder:
         Returns:
             The residual stream after the last layer, float32 [T, D].
         """
-        step = self._step(cache.length, cache.length + len(ids), length, coarse)
-        h = self._embed(ids, cache.length)  # [T, D]
+        if branches is None:
+            step = self._step(cache.length, cache.length + len(ids), length, coarse)
+        else:
+            step = self._branched_step(branches)
+        h = self._embed(ids, cache.length, branches)  # [T, D]
         extra = self._per_layer_inputs(ids, h)
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             if cancel is not None:
@@ -145,6 +153,19 @@ class Decoder:
     def feed_forward_of(self, layer: int) -> FeedForward:
         """The FFN of a layer."""
         return self._weights.layers[layer].feed_forward
+
+    def read_through(self, h: Tensor, direction: Tensor, layer: int) -> Tensor:
+        """What of a layer's additions to the residual stream a direction of the head's input reads.
+
+        Args:
+            h: the stream after the last layer, [T, D]; the final norm's scale is taken from it.
+            direction: [T, D].
+        """
+        read = self._weights.final_norm.read_through(h, direction)
+        for each in self._weights.layers[layer:]:
+            if each.scalar is not None:
+                read = read * each.scalar
+        return read
 
     def rotations_change(self, before: int, after: int) -> bool:
         """Whether growing from ``before`` to ``after`` tokens makes cached keys useless."""
@@ -175,13 +196,13 @@ class Decoder:
         names = [matrix.kernel for matrix in (*self._matrices, self._weights.head)]
         return {name: names.count(name) for name in dict.fromkeys(names)}
 
-    def _embed(self, ids: Sequence[int], start: int) -> Tensor:
+    def _embed(self, ids: Sequence[int], start: int, branches: Branches | None) -> Tensor:
         embed, positions = self._weights.embed, self._weights.positions
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
         h = rows * self.spec.embed_scale
         if positions is not None and self.spec.positions is not None:
-            first = start + self.spec.positions.offset
-            own = positions.array[first : first + len(ids)]  # [T, D]
+            places = np.arange(start, start + len(ids)) if branches is None else branches.positions
+            own = positions.array[places + self.spec.positions.offset]  # [T, D]
             h += torch_view(to_float32(own, positions.dtype))
         return h
 
@@ -195,6 +216,14 @@ class Decoder:
             rotations={rope: rope.table(start, stop, length) for rope in self._ropes},
             blocks={window: query_blocks(start, stop - start, window) for window in self._windows},
             coarse=coarse,
+        )
+
+    def _branched_step(self, branches: Branches) -> Step:
+        positions = torch.from_numpy(branches.positions)
+        return Step(
+            rotations={rope: rope.table_at(positions, branches.length) for rope in self._ropes},
+            blocks={window: branches.blocks(window) for window in self._windows},
+            coarse=None,
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
+from lql.catalogue import Catalogue
 from lql.inference.answers import (
     Comparison,
     Encoded,
@@ -21,6 +22,7 @@ from lql.inference.answers import (
     TokenScore,
 )
 from lql.inference.decoder import Decoder, Tap
+from lql.inference.describing import Describer
 from lql.inference.errors import WeightsInvalid
 from lql.inference.explain import LastPosition
 from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
@@ -91,6 +93,10 @@ class LoadedModel:
     def token_text(self, token_id: int) -> str:
         """The exact text of a token."""
         return self._encoder.token_text(token_id)
+
+    def describer(self, catalogue: Catalogue) -> Describer:
+        """Describes entities with this model; good as long as the model is."""
+        return Describer(self._decoder, self._encoder, self._source, catalogue)
 
     def infer(
         self,

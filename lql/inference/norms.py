@@ -54,6 +54,11 @@ class Norm:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return torch.div(x, length.hypot_(self.floor)).mul_(self.factor)
 
+    def read_through(self, x: Tensor, direction: Tensor) -> Tensor:
+        """What of ``x`` [..., D] a direction of the normalised ``x`` reads, the scale held."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return torch.div(direction * self.factor, length.hypot_(self.floor))
+
     def apply_(self, x: Tensor) -> None:
         """Normalise ``x`` [..., D] in place."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -75,6 +80,12 @@ class LayerNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """The normalised ``x`` [..., D], in new memory."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def read_through(self, x: Tensor, direction: Tensor) -> Tensor:
+        """What of ``x`` [..., D] a direction of the normalised ``x`` reads, the scale held."""
+        scale = x.var(dim=-1, correction=0, keepdim=True).add(self.eps).rsqrt()
+        read = direction * self.weight * scale
+        return read - read.mean(dim=-1, keepdim=True)
 
 
 HiddenNorm = Norm | LayerNorm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -57,21 +57,29 @@ class PromptEncoder:
             NoChatTemplate: CHAT on a model without a template.
             ChatTemplateFailed: the template cannot be rendered.
         """
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptNotText(
-                f"the prompt is not text: character {error.start + 1} is half of a surrogate pair",
-                hint="write the prompt as UTF-8",
-            ) from None
+        _check_text(prompt)
         if mode is PromptMode.CHAT:
             return self._encode_chat(prompt)
+        ids, typed = self._raw(prompt)
+        return self._encoded(prompt, mode, ids, typed)
+
+    def ids(self, prompt: str) -> tuple[int, ...]:
+        """The token ids of a prompt as typed, without the spelling of each.
+
+        Raises:
+            PromptNotText: the prompt holds half of a surrogate pair.
+        """
+        _check_text(prompt)
+        return tuple(self._raw(prompt)[0])
+
+    def _raw(self, prompt: str) -> tuple[list[int], list[bool]]:
+        """Token ids, and of each whether the user typed it."""
         plain = self._tokenizer.encode(prompt, add_special_tokens=True)
         ids, typed = list(plain.ids), [not special for special in plain.special_tokens_mask]
         bos = self._special_id("bos_token") if self._wants_bos else None
         if bos is not None and ids[:1] != [bos]:
             ids, typed = [bos, *ids], [False, *typed]
-        return self._encoded(prompt, mode, ids, typed)
+        return ids, typed
 
     def token_text(self, token_id: int) -> str:
         """The exact text of a token inside a text; U+FFFD for bytes that are no character.
@@ -85,6 +93,18 @@ class PromptEncoder:
         alone = self._tokenizer.decode([token_id], skip_special_tokens=False)
         twice = self._tokenizer.decode([token_id, token_id], skip_special_tokens=False)
         return twice[len(alone) :] if twice.startswith(alone) else alone
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids inside a text, the space before the first one included."""
+        anchor = ids[0]
+        alone = self._tokenizer.decode([anchor], skip_special_tokens=False)
+        behind = self._tokenizer.decode([anchor, *ids], skip_special_tokens=False)
+        return behind[len(alone) :] if behind.startswith(alone) else behind
+
+    def first_token(self, text: str) -> int:
+        """The token with which a text continues another one."""
+        head, whole = self.ids("x"), self.ids(f"x{text}")
+        return whole[len(head)]
 
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a text: of generation_config.json, and the tokenizer's own end token."""
@@ -122,6 +142,16 @@ class PromptEncoder:
     def _encoded(self, text: str, mode: PromptMode, ids: list[int], typed: list[bool]) -> Encoded:
         pieces = tuple(self.token_text(token) for token in ids)
         return Encoded(text, mode, tuple(ids), pieces, tuple(typed))
+
+
+def _check_text(prompt: str) -> None:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptNotText(
+            f"the prompt is not text: character {error.start + 1} is half of a surrogate pair",
+            hint="write the prompt as UTF-8",
+        ) from None
 
 
 def _special_text(value: object) -> str | None:

@@ -39,11 +39,14 @@ class Rope:
         Returns:
             complex64 [T, 1, R / 2]. Their magnitude is 1, or the rule's attention factor.
         """
-        positions = torch.arange(start, stop, dtype=torch.float32)
+        return self.table_at(torch.arange(start, stop), length or stop)
+
+    def table_at(self, positions: Tensor, length: int) -> Tensor:
+        """The rotations of any positions [T] in a sequence that ends at ``length``."""
         frequencies = self._constant
         if frequencies is None:
-            frequencies = _frequencies(self.spec, length or stop)
-        angles = torch.outer(positions, frequencies)  # [T, R / 2]
+            frequencies = _frequencies(self.spec, length)
+        angles = torch.outer(positions.float(), frequencies)  # [T, R / 2]
         magnitude = torch.full_like(angles, self.spec.attention_factor)
         return torch.polar(magnitude, angles).unsqueeze(1)
 

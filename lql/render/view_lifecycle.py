@@ -1,13 +1,13 @@
-"""Layouts of EXTRACT and USE."""
+"""Layouts of EXTRACT, USE and DEFINE RELATION."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lql.render.blocks import Block, facts
-from lql.render.text import duration, size
+from lql.render.text import duration, size, visible
 from lql.render.view import lay_out, say_status
-from lql.results.lifecycle import ExtractResult, UseResult
+from lql.results.lifecycle import DefineRelationResult, ExtractResult, UseResult
 
 
 @lay_out.register
@@ -35,3 +35,11 @@ def _(result: UseResult) -> str:
         f"using {result.path}: {result.model} ({result.family}, {result.layers} layers, "
         f"{result.features:,} features, {stored})"
     )
+
+
+@say_status.register
+def _(result: DefineRelationResult) -> str:
+    count = len(result.templates)
+    templates = "1 template" if count == 1 else f"{count} templates"
+    suits = "every kind of entity" if result.kind is None else f"kind {result.kind}"
+    return f'DESCRIBE asks for "{visible(result.relation)}" of {suits} ({templates})'

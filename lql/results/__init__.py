@@ -9,7 +9,7 @@ form    types                                                             ``--fo
 ======  ================================================================  =========================
 ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
 RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Info         one object
-STATUS  Use                                                               nothing; a note on stderr
+STATUS  Use, DefineRelation                                               nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.

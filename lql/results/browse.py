@@ -94,17 +94,23 @@ class ExplainWalkResult(WalkResult):
 
 @dataclass(frozen=True, slots=True)
 class EdgeRow:
-    """What a feature that responds to an entity writes.
+    """Something a model says about an entity.
 
     Attributes:
-        relation: the feature's label, or ``None``.
-        target: the token it writes most.
-        evidence: how the row was found; ``static`` means by dot products of stored vectors, with
-            no forward pass.
-        score: the gate's response to the entity.
-        layer, feature: the strongest feature with this target.
+        relation: of an answer, what was asked for; of a feature, its label, or ``None``.
+        target: the answer's words; the token the feature writes most.
+        evidence: how the row was found. ``answer``: the model said so in a forward pass.
+            ``static``: by dot products of stored vectors alone.
+        signal: ``none``, ``weak`` or ``clear``: whether names that mean nothing get such rows.
+        probability, lift_nats: of an answer; see the language reference.
+        score: what rows of one kind of evidence are ranked by.
+        source: of an answer, the text that the model completed.
+        layer, feature: the strongest feature with this target; of an answer, the one that
+            carries it most, where that was asked for.
         also: what that feature writes after the target.
         layers: every layer that holds a feature with this target.
+        via: the features that carry an answer, with their shares.
+        causal: the probability of the answer's first token without that feature.
     """
 
     entity: str
@@ -112,22 +118,28 @@ class EdgeRow:
     target: str
     evidence: str
     score: float
-    layer: int
-    feature: int
+    layer: int | None
+    feature: int | None
     band: str | None
-    also: tuple[str, ...]
-    layers: tuple[int, ...]
-    hits: int
+    also: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    hits: int | None = None
+    signal: str | None = None
+    probability: float | None = None
+    lift_nats: float | None = None
+    source: str | None = None
+    via: tuple[str, ...] = ()
+    causal: float | None = None
 
     @property
-    def first_layer(self) -> int:
+    def first_layer(self) -> int | None:
         """Lowest layer with this target."""
-        return min(self.layers)
+        return min(self.layers, default=None)
 
     @property
-    def last_layer(self) -> int:
+    def last_layer(self) -> int | None:
         """Highest layer with this target."""
-        return max(self.layers)
+        return max(self.layers, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +147,16 @@ class DescribeResult(Result):
     """The edges of an entity, strongest first; none is an answer too.
 
     Attributes:
-        detailed: rows also hold ``band``, ``first_layer``, ``last_layer``, ``hits`` and ``also``.
+        kinds: what kind of thing the model takes the entity for, most probable first; empty
+            where it was not asked.
+        detailed: rows also hold ``band``, ``first_layer``, ``last_layer``, ``hits``, ``also``,
+            ``via`` and ``causal``.
     """
 
     entity: str
     edges: tuple[EdgeRow, ...]
     detailed: bool
+    kinds: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -150,9 +166,13 @@ class DescribeResult(Result):
             Column("relation", Kind.TEXT),
             Column("target", Kind.TOKEN),
             Column("evidence", Kind.TEXT),
+            Column("signal", Kind.TEXT),
+            Column("probability", Kind.NUMBER, Unit.PROBABILITY),
+            Column("lift_nats", Kind.NUMBER, Unit.DOT),
             Column("score", Kind.NUMBER, Unit.DOT),
             Column("layer", Kind.INTEGER),
             Column("feature", Kind.INTEGER),
+            Column("source", Kind.TEXT),
         )
         if not self.detailed:
             return brief
@@ -163,6 +183,8 @@ class DescribeResult(Result):
             Column("last_layer", Kind.INTEGER),
             Column("hits", Kind.INTEGER),
             Column("also", Kind.TOKENS),
+            Column("via", Kind.TOKENS),
+            Column("causal", Kind.NUMBER, Unit.PROBABILITY),
         )
 
     def records(self) -> Sequence[EdgeRow]:

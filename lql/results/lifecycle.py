@@ -1,4 +1,4 @@
-"""Results of statements that make or open a vindex: EXTRACT and USE."""
+"""Results of statements that change what is in use: EXTRACT, USE, DEFINE RELATION."""
 
 from __future__ import annotations
 
@@ -29,6 +29,28 @@ class UseResult(Record):
     def to_dict(self) -> dict[str, Any]:
         """The facts."""
         return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefineRelationResult(Record):
+    """A relation that DESCRIBE asks for from now on.
+
+    Attributes:
+        kind: of the entities it is asked about; ``None`` for all.
+    """
+
+    form: ClassVar[Form] = Form.STATUS
+    relation: str
+    templates: tuple[str, ...]
+    kind: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return {
+            "relation": self.relation,
+            "templates": list(self.templates),
+            "kind": self.kind,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ class EdgeRecord:
 
     Attributes:
         probability: of the target, 0..1, by the forward pass behind the row.
-        lift_nats: probability × (log probability - log background).
+        lift_nats: log (probability / background).
         layer, feature: the feature that carries it most.
         share: how much of the target's logit that feature carries, 0..1.
         source: what the row was made by: a template, a patch, ``gate``.

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 IMPORTS = "import numpy, lark, rich.console"
-STATEMENT = 'USE "{}"; DESCRIBE "France";'
+STATEMENT = 'USE "{}"; DESCRIBE "France" EVIDENCE STATIC;'
 
 
 def wall_s(command: list[str]) -> float:

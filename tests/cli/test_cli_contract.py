@@ -353,7 +353,7 @@ def test_info_is_a_result_like_any_other(lql: Lql) -> None:
 
 
 BROWSE = [
-    'DESCRIBE "France";',
+    'DESCRIBE "France" EVIDENCE STATIC;',
     'WALK "x";',
     'EXPLAIN WALK "x";',
     "SHOW LAYERS;",

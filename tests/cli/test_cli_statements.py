@@ -102,7 +102,7 @@ def test_explain_walk_adds_band_and_relation(lql: Lql) -> None:
 
 
 def test_describe_without_an_edge_is_an_empty_array_and_says_why(lql: Lql) -> None:
-    done = lql("tiny.vindex", "-e", 'DESCRIBE "France";', "--format", "json")
+    done = lql("tiny.vindex", "-e", 'DESCRIBE "France" EVIDENCE STATIC;', "--format", "json")
     assert (done.returncode, done.stdout) == (0, "[]\n")
     assert "no signal" in done.stderr
 

@@ -64,7 +64,7 @@ def test_the_python_shown_runs(workplace: Path) -> None:
         [sys.executable, "-c", blocks("python")[0]], cwd=workplace, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "' Paris'" in done.stdout
+    assert " Paris 0.77" in done.stdout
 
 
 def test_the_session_shown_runs(workplace: Path) -> None:

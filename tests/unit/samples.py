@@ -14,7 +14,7 @@ from lql.results.forward import (
     PromptToken,
     TokenRow,
 )
-from lql.results.lifecycle import ExtractResult, UseResult
+from lql.results.lifecycle import DefineRelationResult, ExtractResult, UseResult
 from lql.results.show import BandRow, StatsResult
 from lql.results.table import CopyResult, TableResult
 
@@ -45,9 +45,27 @@ WALK = WalkResult(prompt="The capital of", token=" of", token_id=282, features=F
 DESCRIBE = DescribeResult(
     entity="France",
     edges=(
-        EdgeRow("France", None, "Paris", "static", 14.5, 20, 154, "knowledge", (), (18, 20), 2),
+        EdgeRow(
+            "France", None, "Paris", "static", 14.5, 20, 154, "knowledge", (), (18, 20), 2, "clear"
+        ),
     ),
     detailed=False,
+)
+ANSWER = EdgeRow(
+    entity="France",
+    relation="capital",
+    target="Paris",
+    evidence="answer",
+    score=6.5,
+    layer=24,
+    feature=1005,
+    band=None,
+    signal="clear",
+    probability=0.9577,
+    lift_nats=6.79,
+    source="Country: France\nCapital:",
+    via=("L24 F1005 7 %",),
+    causal=0.73,
 )
 EXPLAIN = ExplainInferResult(
     prompt="The",
@@ -139,6 +157,8 @@ EVERY: tuple[Result, ...] = (
     DESCRIBE,
     DescribeResult(entity="France", edges=DESCRIBE.edges, detailed=True),
     DescribeResult(entity="xyz", edges=(), detailed=False),
+    DescribeResult(entity="France", edges=(ANSWER,), detailed=True, kinds=("country",)),
+    DefineRelationResult(relation="anthem", templates=("{entity} sings",), kind=None),
     EXPLAIN,
     TABLE,
     CopyResult(path="x.csv", format="csv", rows_written=2, size_bytes=99),

@@ -241,6 +241,15 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         relations_only=FLAG,
         detail=words(ast.Detail),
         limit=LIMIT,
+        evidence=words(ast.Evidence),
+        layers=LAYERS,
+        causal=FLAG,
+    ),
+    ast.DefineRelation: st.builds(
+        ast.DefineRelation,
+        texts(Slot.RELATION),
+        st.lists(texts(Slot.TEMPLATE), min_size=1, max_size=3).map(tuple),
+        maybe(texts(Slot.KIND)),
     ),
     ast.Walk: build(
         ast.Walk, prompt=PROMPTS, top=TOP, layers=LAYERS, mode=words(ast.WalkMode), compare=FLAG

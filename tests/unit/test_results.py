@@ -30,7 +30,11 @@ def test_every_result_type_has_a_sample() -> None:
     [
         (samples.INFER, "rank token token_id probability logit"),
         (samples.WALK, "layer feature gate token also"),
-        (samples.DESCRIBE, "entity relation target evidence score layer feature"),
+        (
+            samples.DESCRIBE,
+            "entity relation target evidence signal probability lift_nats score layer feature "
+            "source",
+        ),
         (samples.COMPARISON, "path rank token token_id probability logit"),
     ],
 )
