@@ -38,6 +38,7 @@ from lql.syntax_nodes import (
     Operand as Operand,
     Or as Or,
     Parameter as Parameter,
+    Requirement as Requirement,
     Route as Route,
     Scalar as Scalar,
     SelectItem as SelectItem,
@@ -50,6 +51,7 @@ from lql.syntax_nodes import (
 )
 from lql.syntax_words import (
     Band as Band,
+    Check as Check,
     Comparator as Comparator,
     Component as Component,
     Detail as Detail,
@@ -226,6 +228,15 @@ class ShowPatches(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class ShowEdits(Node):
+    """``SHOW EDITS [LIMIT n]``."""
+
+    title: ClassVar[str] = "SHOW EDITS"
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShowCompactStatus(Node):
     """``SHOW COMPACT STATUS``."""
 
@@ -345,22 +356,31 @@ class Select(Node):
 
 @dataclass(frozen=True, slots=True)
 class Insert(Node):
-    """``INSERT INTO EDGES (entity, relation, target) VALUES (…), … …``."""
+    """``INSERT INTO EDGES (entity, relation, target) VALUES (…), … …`` or ``… FROM path …``.
+
+    Either ``rows`` or ``path`` is there.
+    """
 
     title: ClassVar[str] = "INSERT"
-    rows: tuple[EdgeRow, ...]
+    rows: tuple[EdgeRow, ...] = ()
+    path: TextSlot | None = None
     layer: IntegerSlot | None = None
     confidence: NumberSlot | None = None
     alpha: NumberSlot | None = None
     mode: InsertMode | None = None
+    aliases: tuple[TextSlot, ...] = ()
+    check: Check | None = None
+    require: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Node):
-    """``DELETE FROM EDGES WHERE …``."""
+    """``DELETE FROM EDGES WHERE … [CHECK …] [REQUIRE …]``."""
 
     title: ClassVar[str] = "DELETE"
     where: Condition
+    check: Check | None = None
+    require: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +390,8 @@ class Update(Node):
     title: ClassVar[str] = "UPDATE"
     assignments: tuple[Assignment, ...]
     where: Condition
+    check: Check | None = None
+    require: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,18 +431,20 @@ class BeginPatch(Node):
 
 @dataclass(frozen=True, slots=True)
 class SavePatch(Node):
-    """``SAVE PATCH [path]``; without a path, the one BEGIN PATCH named."""
+    """``SAVE PATCH [path] [OVERWRITE]``; without a path, the one BEGIN PATCH named."""
 
     title: ClassVar[str] = "SAVE PATCH"
     path: TextSlot | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyPatch(Node):
-    """``APPLY PATCH path``."""
+    """``APPLY PATCH path [FORCE]``."""
 
     title: ClassVar[str] = "APPLY PATCH"
     path: TextSlot
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +453,21 @@ class RemovePatch(Node):
 
     title: ClassVar[str] = "REMOVE PATCH"
     path: TextSlot
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardPatch(Node):
+    """``DISCARD PATCH``: drop every edit that no file holds."""
+
+    title: ClassVar[str] = "DISCARD PATCH"
+
+
+@dataclass(frozen=True, slots=True)
+class Undo(Node):
+    """``UNDO [steps]``: take back the last statements that edited."""
+
+    title: ClassVar[str] = "UNDO"
+    steps: IntegerSlot | None = None
 
 
 Statement: TypeAlias = (
@@ -447,6 +486,7 @@ Statement: TypeAlias = (
     | ShowEntities
     | ShowRelations
     | ShowPatches
+    | ShowEdits
     | ShowCompactStatus
     | Describe
     | Walk
@@ -466,6 +506,8 @@ Statement: TypeAlias = (
     | SavePatch
     | ApplyPatch
     | RemovePatch
+    | DiscardPatch
+    | Undo
 )
 
 
