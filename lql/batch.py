@@ -115,10 +115,20 @@ def run_scripts(
             runner = _Runner(
                 session, renderer(options.format, out, shown), options, reporter, progress
             )
-            return runner.run(scripts)
+            return runner.run(scripts) or _unsaved(session, reporter)
     except LqlUsageError as error:
         reporter.error(error.diagnostic)
         return error.exit_code
+
+
+def _unsaved(session: Session, reporter: Reporter) -> int:
+    """Report edits that end with the process; the exit code."""
+    error = session.unsaved_edits("the end of the script drops")
+    if error is None:
+        return 0
+    reporter.error(error.diagnostic)
+    session.discard_edits()
+    return error.exit_code
 
 
 def show(result: Result, options: BatchOptions, reporter: Reporter) -> None:

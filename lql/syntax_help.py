@@ -221,10 +221,16 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "BEGIN PATCH", 'BEGIN PATCH "file.vlp"', "record edits", 'BEGIN PATCH "fixes.vlp"'
     ),
     StatementHelp(
-        "SAVE PATCH", 'SAVE PATCH ["file.vlp"] [OVERWRITE]', "write recorded edits", 'SAVE PATCH "fixes.vlp"'
+        "SAVE PATCH",
+        'SAVE PATCH ["file.vlp"] [OVERWRITE]',
+        "write recorded edits",
+        'SAVE PATCH "fixes.vlp"',
     ),
     StatementHelp(
-        "APPLY PATCH", 'APPLY PATCH "file.vlp" [FORCE]', "apply recorded edits", 'APPLY PATCH "fixes.vlp"'
+        "APPLY PATCH",
+        'APPLY PATCH "file.vlp" [FORCE]',
+        "apply recorded edits",
+        'APPLY PATCH "fixes.vlp"',
     ),
     StatementHelp(
         "REMOVE PATCH", 'REMOVE PATCH "file.vlp"', "take a patch off", 'REMOVE PATCH "fixes.vlp"'
