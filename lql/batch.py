@@ -115,7 +115,9 @@ def run_scripts(
             runner = _Runner(
                 session, renderer(options.format, out, shown), options, reporter, progress
             )
-            return runner.run(scripts) or _unsaved(session, reporter)
+            code = runner.run(scripts)
+            unsaved = _unsaved(session, reporter)
+            return code or unsaved
     except LqlUsageError as error:
         reporter.error(error.diagnostic)
         return error.exit_code

@@ -10,13 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vindex.edits import (
-    DropFacts,
     EditView,
     Fact,
     Operation,
-    PutFact,
     compacted,
-    fact_name,
     folded,
 )
 
@@ -161,15 +158,3 @@ class Overlay:
 
     def _folded(self, edits: Sequence[Edit]) -> EditView:
         return folded(self._base, (each for edit in edits for each in edit.operations))
-
-
-def difference(left: EditView, right: EditView) -> tuple[Operation, ...]:
-    """Operations on facts that turn the left view's into the right one's."""
-    gone = [
-        DropFacts(fact.entity, fact.relation)
-        for name, fact in left.facts.items()
-        if name not in right.facts
-    ]
-    assert all(fact_name(each.entity, each.relation or "") in left.facts for each in gone)
-    put = [PutFact(fact) for name, fact in right.facts.items() if left.facts.get(name) != fact]
-    return (*gone, *put)

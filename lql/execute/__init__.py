@@ -62,6 +62,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.patching import run as run_patching
 
             return run_patching(statement, context)
+        case ast.Diff():
+            from lql.execute.diff import run as run_diff
+
+            return run_diff(statement, context)
         case ast.Explain(statement=explained, analyze=analyze):
             title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
             raise not_available(f"{title} {explained.title}", statement.span)

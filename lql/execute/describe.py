@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, assert_never
 
 from lql import ast
 from lql.context import Context
-from lql.execute.bands import band_layers
+from lql.execute.bands import band_layers, band_name
+from lql.execute.edges import EVIDENCE as INSERTED
+from lql.execute.edges import InsertedEdge, inserted_edges
 from lql.execute.paging import page
 from lql.execute.slots import layer, text
 from lql.results.browse import DescribeResult, EdgeRow
@@ -32,14 +34,20 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
-    if not edges:
+    inserted = [
+        _inserted_row(entity, edge, vindex)
+        for edge in inserted_edges(context)
+        if edge.is_about(entity) and edge.layer in layers
+    ]
+    if not edges and not inserted:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
     detail = statement.detail or ast.Detail.BRIEF
     default = BRIEF_LIMIT if detail is ast.Detail.BRIEF else None
-    shown, meta = page(edges, statement.limit, default=default)
+    rows = [*inserted, *(_row(entity, edge, detail) for edge in edges)]
+    shown, meta = page(rows, statement.limit, default=default)
     return DescribeResult(
         entity=entity,
-        edges=tuple(_row(entity, edge, detail) for edge in shown),
+        edges=shown,
         detailed=detail is not ast.Detail.BRIEF,
         meta=meta,
     )
@@ -67,6 +75,22 @@ def _row(entity: str, edge: Edge, detail: ast.Detail) -> EdgeRow:
         also=edge.also,
         layers=edge.layers,
         hits=edge.hits,
+    )
+
+
+def _inserted_row(entity: str, edge: InsertedEdge, vindex: Vindex) -> EdgeRow:
+    return EdgeRow(
+        entity=entity,
+        relation=edge.relation,
+        target=edge.target,
+        evidence=INSERTED,
+        score=edge.score,
+        layer=edge.layer,
+        feature=None,
+        band=band_name(vindex, edge.layer),
+        also=(),
+        layers=(edge.layer,),
+        hits=1,
     )
 
 

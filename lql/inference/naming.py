@@ -5,7 +5,8 @@ capital from Austria's. The words can. A fact is asked for where
 
 * the text names its entity or an alias: as whole words, the longest name that fits, and not as a
   part of a longer capitalised name (``New Guinea`` does not name Guinea);
-* no other name follows: ``Hungary borders Austria. The capital of Austria is`` is about Austria;
+* the last sentence names nothing else after it: ``Hungary borders Austria. The capital of Austria
+  is`` is about Austria, and ``Hungary borders Austria. Its capital is`` about Hungary;
 * the sentence with that name, or the last one, names the relation;
 * the target has not been said since.
 
@@ -33,6 +34,28 @@ _NAME_OPENERS = frozenset(
     {"central", "east", "eastern", "great", "inner", "los", "lower", "new", "north", "northern"}
     | {"old", "outer", "papua", "saint", "san", "south", "southern", "st", "republic", "united"}
     | {"upper", "west", "western"}
+)
+
+
+_OPENERS = _FILLERS | frozenset(
+    {"and", "as", "but", "could", "do", "does", "everyone", "he", "her", "here", "his", "how", "i"}
+    | {
+        "if",
+        "it",
+        "my",
+        "name",
+        "now",
+        "our",
+        "please",
+        "say",
+        "she",
+        "so",
+        "tell",
+        "that",
+        "their",
+    }
+    | {"then", "there", "these", "they", "this", "those", "thus", "today", "we", "what", "when"}
+    | {"where", "which", "who", "whose", "why", "you", "your", "answer", "question", "yes", "no"}
 )
 
 
@@ -157,13 +180,21 @@ def _forms(word: str) -> set[str]:
 
 
 def _other_name(text: str, start: int, fact: Fact) -> bool:
-    """Whether a capitalised word inside a sentence follows that is not the fact's own."""
+    """Whether the last sentence names something else, after ``start`` where a name ended.
+
+    A word that opens a sentence is capitalised whatever it is, so common openers are no names.
+    """
     own = set(_words(fact.relation, fact.entity, *fact.aliases))
     own |= {form for word in relation_words(fact.relation) for form in _forms(word)}
-    for match in _WORD.finditer(text, start):
+    ends = [m.end() for m in _SENTENCE_END.finditer(text) if text[m.end() :].strip()]
+    for match in _WORD.finditer(text, max(start, ends[-1] if ends else 0)):
         word = match[0]
-        inside = _OPENS.search(text[: match.start()]) is None
-        if len(word) > 1 and word[0].isupper() and inside and word.casefold() not in own:
+        folded = word.casefold()
+        if len(word) < 2 or not word[0].isupper() or folded in own:
+            continue
+        opens = _OPENS.search(text[: match.start()]) is not None
+        labels = text[match.end() :].lstrip().startswith(":")
+        if not (opens and (folded in _OPENERS or folded.endswith("ly") or labels)):
             return True
     return False
 

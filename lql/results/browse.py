@@ -86,9 +86,9 @@ class EdgeRow:
         relation: the feature's label, or ``None``.
         target: the token it writes most.
         evidence: how the row was found; ``static`` means by dot products of stored vectors, with
-            no forward pass.
-        score: the gate's response to the entity.
-        layer, feature: the strongest feature with this target.
+            no forward pass; ``inserted`` that a user stored the fact.
+        score: the gate's response to the entity; of an inserted fact, its confidence.
+        layer, feature: the strongest feature with this target; an inserted fact has no feature.
         also: what that feature writes after the target.
         layers: every layer that holds a feature with this target.
     """
@@ -99,7 +99,7 @@ class EdgeRow:
     evidence: str
     score: float
     layer: int
-    feature: int
+    feature: int | None
     band: str | None
     also: tuple[str, ...]
     layers: tuple[int, ...]
