@@ -2,8 +2,9 @@
 
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
-``title`` names the statement in messages. The nodes below a statement are in
-``lql.syntax_nodes``, those that edit in ``lql.syntax_edits``, the word lists in ``lql.syntax_words``; both are re-exported here.
+``title`` names the statement in messages. The statements that edit are in ``lql.syntax_edits``, the
+nodes below a statement in ``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; all of them
+are re-exported here.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 

@@ -219,8 +219,10 @@ class Repl:
         self._shell.say("\n".join((error.diagnostic.message, *error.diagnostic.notes)))
         try:
             answer = self._ask("drop them? (y/N) ")
-        except (EOFError, KeyboardInterrupt):
+        except KeyboardInterrupt:
             answer = ""
+        except EOFError:  # Ctrl-D once more, or the terminal is gone: there is nobody to ask
+            answer = "y"
         if answer.strip().casefold() not in ("y", "yes"):
             self._shell.say('kept; SAVE PATCH "edits.vlp"; writes them')
             return False
