@@ -8,7 +8,8 @@ capital from Austria's. The words can. A fact is asked for where
 * the last sentence names nothing else after it: ``Hungary borders Austria. The capital of Austria
   is`` is about Austria, and ``Hungary borders Austria. Its capital is`` about Hungary;
 * the sentence with that name, or the last one, names the relation;
-* the target has not been said since.
+* the target has not been said since, and the text does not end where the entity itself comes next
+  (``What is the capital of Hungary? The capital of``).
 
 Importing this module does not import torch.
 """
@@ -98,6 +99,7 @@ class Names:
             for fact in found
             if _names_relation(context, fact)
             and not _other_name(text, last.end(), fact)
+            and not _awaits_entity(text, fact)
             and _plain(fact.target).casefold() not in rest.casefold()
         ]
 
@@ -197,6 +199,16 @@ def _other_name(text: str, start: int, fact: Fact) -> bool:
         if not (opens and (folded in _OPENERS or folded.endswith("ly") or labels)):
             return True
     return False
+
+
+def _awaits_entity(text: str, fact: Fact) -> bool:
+    """Whether a text ends where the entity comes next, as in ``The capital of``."""
+    words = relation_words(fact.relation)
+    if not words:
+        return False
+    forms = "|".join(sorted(map(re.escape, _forms(words[-1]))))
+    pattern = rf"\b(?i:{forms})\s+(?:at|by|for|from|in|of|to)(?:\s+the)?\s*$"
+    return re.search(pattern, text) is not None
 
 
 def _words(*texts: str) -> Iterator[str]:

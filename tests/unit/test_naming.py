@@ -55,6 +55,7 @@ def test_a_prompt_that_names_entity_and_relation_asks(text: str) -> None:
         "The capital of Hungary Province is",
         "The capital of Hungaryland is",
         "Capitalism in Hungary is",
+        "What is the capital of Hungary?\nThe capital of",
     ],
 )
 def test_a_prompt_that_does_not_name_both_does_not_ask(text: str) -> None:
