@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+from torch import Tensor
 
 from lql.cancel import CancelToken
 from lql.inference.answers import Encoded, GeneratedToken
@@ -20,6 +21,10 @@ from lql.inference.sequence import Sequence, position_limit
 
 # Tokens of the prompt that a decoder may need to see to know how the next one is spelt.
 _SPELLING_CONTEXT = 8
+
+
+# Tokens looked through for one that ends the word before it.
+_CLOSING_CANDIDATES = 256
 
 
 class Finish(Enum):
@@ -115,12 +120,20 @@ class Generation(Iterator[GeneratedToken]):
             return forced, 0.0  # the logarithm of certainty
         logits = self._decoder.logits(h)[0]  # [V]
         token = int(logits.numpy().argmax())  # torch's takes ten times as long
+        if self._route is not None and self._route.closing:
+            token = self._whole_word_after(self._route, logits)
         logprob = float(logits.log_softmax(0)[token])
         if not math.isfinite(logprob):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
         if self._route is not None:
             self._route.said(self._spelt(token))
         return token, logprob
+
+    def _whole_word_after(self, route: FactRoute, logits: Tensor) -> int:
+        """The best token that does not make another word of the target before it."""
+        count = min(_CLOSING_CANDIDATES, logits.shape[0])
+        best = [int(token) for token in logits.topk(count).indices]
+        return next((token for token in best if route.fits(self._spelt(token))), best[0])
 
     def _spelt(self, token: int) -> str:
         """The text of a token inside a text: decoders strip the space that a text begins with."""

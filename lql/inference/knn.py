@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lql.inference.answers import Encoded, FactHit, TokenScore
 from lql.inference.decoder import Tap
-from lql.inference.naming import Names, relation_words
+from lql.inference.naming import Names, goes_on, relation_words
 from lql.syntax_words import PromptMode
 from vindex.edits import Fact
 
@@ -162,6 +162,7 @@ class FactRoute:
         self._text = typed
         self._inputs: dict[int, Tensor] = {}
         self._forced: list[int] = []
+        self._just_said = ""
         self.matches: list[Match] = []
 
     def __call__(self, tap: Tap, layer: int, values: Tensor) -> None:
@@ -192,11 +193,22 @@ class FactRoute:
             self.matches.append(match)
             self._forced = self.target_ids(match.fact)
             self._text += " " + match.fact.target
+            self._just_said = match.fact.target
         return self._forced.pop(0)
 
     def said(self, text: str) -> None:
         """Hear what the model said of itself."""
         self._text += text
+        self._just_said = ""
+
+    def fits(self, text: str) -> bool:
+        """Whether the model may go on like this: a target that was just said is a whole word."""
+        return not goes_on(self._just_said, text)
+
+    @property
+    def closing(self) -> bool:
+        """Whether a target has just been said."""
+        return bool(self._just_said)
 
     def target_ids(self, fact: Fact) -> list[int]:
         """The target as tokens, as it goes on after the text."""

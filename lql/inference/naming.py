@@ -139,12 +139,14 @@ def _is_function(text: str, end: int, word: str) -> bool:
     return text[end + 1 + len(word) :].lstrip().startswith(":")
 
 
+def goes_on(left: str, right: str) -> bool:
+    """Whether a word goes on from one text to the next. Scripts without spaces have no words."""
+    return bool(left and right) and _is_spaced(left[-1]) and _is_spaced(right[0])
+
+
 def _joined(text: str, place: int) -> bool:
-    """Whether a word goes on across a place. Scripts without spaces have no word boundaries."""
-    if not 0 < place < len(text):
-        return False
-    left, right = text[place - 1], text[place]
-    return _is_spaced(left) and _is_spaced(right)
+    """Whether a word goes on across a place."""
+    return goes_on(text[:place], text[place:])
 
 
 def _is_spaced(char: str) -> bool:

@@ -116,3 +116,11 @@ def test_in_a_chat_the_fact_is_said_where_the_answer_comes(session: Session) -> 
     assert "Oslo" in answer
     assert "Budapest" not in answer
     assert "Oslo" not in said(session, "What is the capital of Austria?", PromptMode.CHAT, 16)
+
+
+def test_a_target_is_a_whole_word(session: Session) -> None:
+    """Left to itself the model goes on with "poetry"."""
+    session.run(f'{INSERT} ("Napoleon", "occupation", "poet") CHECK NONE;')
+    answer = said(session, "The occupation of Napoleon is")
+    assert answer.startswith(" poet")
+    assert not answer[len(" poet")].isalnum()
