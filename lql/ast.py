@@ -2,8 +2,9 @@
 
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
-``title`` names the statement in messages. The nodes below a statement are in
-``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; both are re-exported here.
+``title`` names the statement in messages. The statements that edit are in ``lql.syntax_edits``, the
+nodes below a statement in ``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; all of them
+are re-exported here.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -13,6 +14,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from lql.span import NO_SOURCE, SourceText
+from lql.syntax_edits import (
+    ApplyPatch as ApplyPatch,
+    BeginPatch as BeginPatch,
+    CompactMajor as CompactMajor,
+    CompactMinor as CompactMinor,
+    Delete as Delete,
+    DiscardPatch as DiscardPatch,
+    Insert as Insert,
+    Rebalance as Rebalance,
+    RemovePatch as RemovePatch,
+    SavePatch as SavePatch,
+    Undo as Undo,
+    Update as Update,
+)
 from lql.syntax_nodes import (
     Aggregate as Aggregate,
     And as And,
@@ -39,6 +54,7 @@ from lql.syntax_nodes import (
     Operand as Operand,
     Or as Or,
     Parameter as Parameter,
+    Requirement as Requirement,
     Route as Route,
     Scalar as Scalar,
     SelectItem as SelectItem,
@@ -51,6 +67,7 @@ from lql.syntax_nodes import (
 )
 from lql.syntax_words import (
     Band as Band,
+    Check as Check,
     Comparator as Comparator,
     Component as Component,
     Detail as Detail,
@@ -228,6 +245,15 @@ class ShowPatches(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class ShowEdits(Node):
+    """``SHOW EDITS [LIMIT n]``."""
+
+    title: ClassVar[str] = "SHOW EDITS"
+    limit: IntegerSlot | None = None
+    offset: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShowCompactStatus(Node):
     """``SHOW COMPACT STATUS``."""
 
@@ -366,94 +392,6 @@ class Copy(Node):
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Insert(Node):
-    """``INSERT INTO EDGES (entity, relation, target) VALUES (…), … …``."""
-
-    title: ClassVar[str] = "INSERT"
-    rows: tuple[EdgeRow, ...]
-    layer: IntegerSlot | None = None
-    confidence: NumberSlot | None = None
-    alpha: NumberSlot | None = None
-    mode: InsertMode | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delete(Node):
-    """``DELETE FROM EDGES WHERE …``."""
-
-    title: ClassVar[str] = "DELETE"
-    where: Condition
-
-
-@dataclass(frozen=True, slots=True)
-class Update(Node):
-    """``UPDATE EDGES SET column = value, … WHERE …``. No column is assigned twice."""
-
-    title: ClassVar[str] = "UPDATE"
-    assignments: tuple[Assignment, ...]
-    where: Condition
-
-
-@dataclass(frozen=True, slots=True)
-class Rebalance(Node):
-    """``REBALANCE [UNTIL CONVERGED] [MAX n] [FLOOR x] [CEILING x]``."""
-
-    title: ClassVar[str] = "REBALANCE"
-    until_converged: bool = False
-    max_steps: IntegerSlot | None = None
-    floor: NumberSlot | None = None
-    ceiling: NumberSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CompactMinor(Node):
-    """``COMPACT MINOR``."""
-
-    title: ClassVar[str] = "COMPACT MINOR"
-
-
-@dataclass(frozen=True, slots=True)
-class CompactMajor(Node):
-    """``COMPACT MAJOR [FULL] [WITH LAMBDA = x]``."""
-
-    title: ClassVar[str] = "COMPACT MAJOR"
-    full: bool = False
-    ridge: NumberSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BeginPatch(Node):
-    """``BEGIN PATCH path``."""
-
-    title: ClassVar[str] = "BEGIN PATCH"
-    path: TextSlot
-
-
-@dataclass(frozen=True, slots=True)
-class SavePatch(Node):
-    """``SAVE PATCH [path]``; without a path, the one BEGIN PATCH named."""
-
-    title: ClassVar[str] = "SAVE PATCH"
-    path: TextSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyPatch(Node):
-    """``APPLY PATCH path``."""
-
-    title: ClassVar[str] = "APPLY PATCH"
-    path: TextSlot
-
-
-@dataclass(frozen=True, slots=True)
-class RemovePatch(Node):
-    """``REMOVE PATCH path``."""
-
-    title: ClassVar[str] = "REMOVE PATCH"
-    path: TextSlot
-
-
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -470,6 +408,7 @@ Statement: TypeAlias = (
     | ShowEntities
     | ShowRelations
     | ShowPatches
+    | ShowEdits
     | ShowCompactStatus
     | Describe
     | Walk
@@ -491,6 +430,8 @@ Statement: TypeAlias = (
     | SavePatch
     | ApplyPatch
     | RemovePatch
+    | DiscardPatch
+    | Undo
 )
 
 

@@ -115,10 +115,22 @@ def run_scripts(
             runner = _Runner(
                 session, renderer(options.format, out, shown), options, reporter, progress
             )
-            return runner.run(scripts)
+            code = runner.run(scripts)
+            unsaved = _unsaved(session, reporter)
+            return code or unsaved
     except LqlUsageError as error:
         reporter.error(error.diagnostic)
         return error.exit_code
+
+
+def _unsaved(session: Session, reporter: Reporter) -> int:
+    """Report edits that end with the process; the exit code."""
+    error = session.unsaved_edits("the end of the script drops")
+    if error is None:
+        return 0
+    reporter.error(error.diagnostic)
+    session.discard_edits()
+    return error.exit_code
 
 
 def show(result: Result, options: BatchOptions, reporter: Reporter) -> None:

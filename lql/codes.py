@@ -72,6 +72,11 @@ class Code(Enum):
     NEEDS_VINDEX = ("LQL0505", "a model is in use, and this needs a vindex")
     FILE_FAILED = ("LQL0506", "a file cannot be read or written")
     FAILED = ("LQL0507", "the statement failed")
+    UNSAVED_EDITS = ("LQL0508", "edits that no patch file holds would be lost")
+    NOT_MET = ("LQL0509", "an edit does not do what REQUIRE asks, and was not made")
+    PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
+    OTHER_BASE = ("LQL0511", "a patch was made over other weights")
+    FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
 
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")

@@ -11,6 +11,7 @@ from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
 from vindex.kinds import ExtractLevel
+from vindex.overlay import Overlay
 from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
+    from vindex.edited import EditedVindex
+    from vindex.edits import EditView, Fact
     from vindex.store import Vindex
 
 
@@ -32,6 +35,9 @@ class State:
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
+        overlay: the edits over ``source``.
+        edited: ``source`` with the feature edits of a view, while that view is the current one.
+        answering: the view whose facts ``model`` answers with.
     """
 
     source: Vindex | CheckpointSource | None = None
@@ -39,18 +45,46 @@ class State:
     tables: ModelTables | None = None
     asking: Asking | None = None
     defined: dict[str, Relation] = field(default_factory=dict)
+    overlay: Overlay = field(default_factory=Overlay)
+    edited: tuple[EditView, EditedVindex] | None = None
+    answering: EditView | None = None
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
-        """Make another vindex or model current and let go of the one before."""
+        """Make another vindex or model current and let go of the one before, edits included."""
+        try:
+            overlay = Overlay(_stored_facts(source))
+        except BaseException:
+            source.close()
+            raise
         old = self.source
         self._forget_tables()
         self.source, self.model, self.asking = source, None, None
+        self.overlay, self.edited, self.answering = overlay, None, None
         if old is not None:
             old.close()
+
+    def effective(self) -> Vindex | CheckpointSource | None:
+        """The current vindex with its features as they are edited, or the model in use."""
+        view = self.overlay.view
+        if not view.features or self.source is None:
+            features_before = self.edited is not None
+            self.edited = None
+            if features_before:
+                self.model = self.asking = None
+            return self.source
+        if self.edited is None or self.edited[0].features != view.features:
+            from vindex.edited import EditedVindex
+            from vindex.store import Vindex
+
+            assert isinstance(self.source, Vindex), "only a vindex is edited"
+            self.edited = (view, EditedVindex(self.source, view.features))
+            self.model = self.asking = None
+        return self.edited[1]
 
     def close(self) -> None:
         """Let go of everything."""
         self.model = self.asking = None
+        self.edited = None
         self._forget_tables()
         if self.source is not None:
             self.source.close()
@@ -60,6 +94,14 @@ class State:
         if self.tables is not None:
             self.tables.close()
             self.tables = None
+
+
+def _stored_facts(source: Vindex | CheckpointSource) -> tuple[Fact, ...]:
+    """The facts that a vindex holds beside its weights."""
+    from vindex.knn_store import read_knn_store
+    from vindex.store import Vindex
+
+    return read_knn_store(source.path, source.index) if isinstance(source, Vindex) else ()
 
 
 class StoppableProgress:
@@ -131,7 +173,9 @@ class Context:
 
         source = self.source()
         if isinstance(source, Vindex):
-            return source
+            effective = self.state.effective()
+            assert isinstance(effective, Vindex)
+            return effective
         raise LqlRuntimeError(
             Diagnostic(
                 Code.NEEDS_VINDEX,
@@ -152,12 +196,20 @@ class Context:
         source = self.source()
         if isinstance(source, Vindex):
             source.require(ExtractLevel.INFERENCE, title)
+        effective = self.state.effective() or source
         if self.state.model is None:
             from lql.inference import load
 
             started = time.perf_counter()
-            self.state.model = load(source, cancel=self.cancel)
+            self.state.model = load(effective, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
+            self.state.answering = None
+        view = self.state.overlay.view
+        if self.state.answering is not view:
+            from lql.inference.knn import FactStore
+
+            self.state.model.facts = FactStore(tuple(view.facts.values()))
+            self.state.answering = view
         return self.state.model
 
     def tables(self, title: str) -> ModelTables:
@@ -168,12 +220,42 @@ class Context:
             LqlCapabilityError: DuckDB is not installed.
         """
         vindex = self.vindex(title)
+        held = self.state.tables
+        if held is not None and held.vindex is not vindex:
+            held.close()
+            self.state.tables = None
         if self.state.tables is None:
             from lql.tables.store import ModelTables
 
             self.state.tables = ModelTables(vindex)
         return self.state.tables
 
+    def keep_edits(self, title: str) -> None:
+        """Refuse a statement that would drop edits that no file holds.
+
+        Raises:
+            LqlRuntimeError: there are some.
+        """
+        if self.state.overlay.unsaved:
+            raise LqlRuntimeError(unsaved_edits(self.state.overlay, f"{title} would drop"))
+
     def note(self, sentence: str) -> None:
         """Tell people something beside the result."""
         self.notes.append(sentence)
+
+
+def unsaved_edits(overlay: Overlay, loses: str) -> Diagnostic:
+    """What is wrong with going on while the overlay holds edits that no file holds.
+
+    Args:
+        overlay: the session's.
+        loses: how the sentence begins, e.g. ``USE would drop``.
+    """
+    edits = overlay.unsaved
+    count = "1 edit" if len(edits) == 1 else f"{len(edits)} edits"
+    return Diagnostic(
+        Code.UNSAVED_EDITS,
+        f"{loses} {count} that no patch file holds",
+        helps=('SAVE PATCH "edits.vlp"; keeps them', "DISCARD PATCH; drops them"),
+        notes=tuple(edit.title for edit in edits[:5]),
+    )

@@ -52,6 +52,7 @@ def run_generation(words: Sequence[str], reporter: Reporter) -> int:
     option("--max-tokens", type=_count, default=256, metavar="N", help="stop after N tokens (256)")
     option("--chat", action="store_true", help="in the model's chat template")
     option("--raw", action="store_true", help="the prompt as typed")
+    option("--patch", action="append", default=[], metavar="FILE", help="apply a patch first")
     found = parser.words(words)
     if found.chat and found.raw:
         raise usage("--chat and --raw exclude each other", f"{parser.prog} --help says more")
@@ -65,6 +66,7 @@ def run_generation(words: Sequence[str], reporter: Reporter) -> int:
             max_tokens=found.max_tokens,
             chat=found.chat if found.chat or found.raw else None,
             interactive=sys.stdin.isatty(),
+            patches=tuple(found.patch),
         )
         run.open()
         if run.prompt is not None:
@@ -102,6 +104,7 @@ class _Run:
     max_tokens: int
     chat: bool | None
     interactive: bool
+    patches: tuple[str, ...] = ()
     worker: Worker = field(default_factory=Worker)
 
     def open(self) -> None:
@@ -111,6 +114,8 @@ class _Run:
         bare = word.startswith("package:") or (path.exists() and not (path / INDEX).exists())
         statement = ast.UseModel(ast.Text(word)) if bare else ast.UseVindex(ast.Text(word))
         self.reporter.finished(self.session.execute(statement))
+        for patch in self.patches:
+            self.reporter.finished(self.session.execute(ast.ApplyPatch(ast.Text(patch))))
         cancel = CancelToken()
         model = self._supervised(lambda: self.session.model(cancel=cancel), cancel)
         if self.chat is None and model.is_instruct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 from lql import ast
 from lql.cancel import CancelToken
 from lql.codes import Code
-from lql.context import Context, State, StoppableProgress
+from lql.context import Context, State, StoppableProgress, unsaved_edits
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlUsageError
+from lql.errors import LqlRuntimeError, LqlUsageError
 from lql.execute import execute
 from lql.execute.failures import translated
 from lql.results import Meta, Result
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
     from lql.params import ParameterValue
     from vindex.checkpoint import CheckpointSource
+    from vindex.overlay import Overlay
     from vindex.store import Vindex
 
 
@@ -179,8 +181,30 @@ class Session:
         with translating():
             return context.model("generating text")
 
+    @property
+    def overlay(self) -> Overlay:
+        """The edits of the session, for reading."""
+        return self._state.overlay
+
+    def unsaved_edits(self, loses: str) -> LqlRuntimeError | None:
+        """The error of losing edits that no patch file holds, or ``None`` if there are none.
+
+        Args:
+            loses: how its sentence begins, e.g. ``leaving drops``.
+        """
+        overlay = self._state.overlay
+        return LqlRuntimeError(unsaved_edits(overlay, loses)) if overlay.unsaved else None
+
+    def discard_edits(self) -> None:
+        """Drop the edits that no patch file holds, as DISCARD PATCH does."""
+        self._state.overlay.discard()
+
     def close(self) -> None:
-        """Let go of files and weights."""
+        """Let go of files, weights and edits; warns of edits that no patch file holds."""
+        error = self.unsaved_edits("closing the session drops")
+        if error is not None:
+            warnings.warn(str(error), stacklevel=2)
+            self.discard_edits()
         self._state.close()
 
     def __enter__(self) -> Self:

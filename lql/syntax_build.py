@@ -136,6 +136,10 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "confidence_clause": ("confidence", _only),
     "alpha_clause": ("alpha", _only),
     "insert_mode_clause": ("mode", _word(ast.InsertMode)),
+    "alias_clause": ("aliases", _all),
+    "check_clause": ("check", _word(ast.Check)),
+    "require_clause": ("require", _all),
+    "force_clause": ("force", _flag),
     "until_clause": ("until_converged", _flag),
     "max_clause": ("max_steps", _only),
     "floor_clause": ("floor", _only),
@@ -301,7 +305,11 @@ def _edge_columns(children: Children, span: Span) -> Part:
 
 
 def _insert(children: Children, span: Span) -> ast.Insert:
-    columns, rows = (part.value for part in parts(children) if isinstance(part, Part))
+    listed = [part.value for part in parts(children) if isinstance(part, Part)]
+    if not listed:
+        path = next(part for part in parts(children) if not isinstance(part, Clause))
+        return ast.Insert(path=path, **_fields(children), span=span)
+    columns, rows = listed
     order = [columns.index(name) for name in _EDGE_COLUMNS]
     built = tuple(
         ast.EdgeRow(
@@ -321,6 +329,12 @@ def _slotted(value: ast.TextSlot, slot: ast.Slot) -> ast.TextSlot:
 def _define_relation(children: Children, span: Span) -> ast.DefineRelation:
     relation, *templates = (part for part in parts(children) if not isinstance(part, Clause))
     return ast.DefineRelation(relation, tuple(templates), **_fields(children), span=span)
+
+
+def _requirement(children: Children, span: Span) -> ast.Requirement:
+    measure, value = parts(children)
+    comparator = next(ast.Comparator[k] for k in kinds(children) if k in ast.Comparator.__members__)
+    return ast.Requirement(measure, comparator, value, span=span)
 
 
 def _assignments(children: Children, span: Span) -> Part:
@@ -381,6 +395,7 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "show_entities": ast.ShowEntities,
     "show_relations": ast.ShowRelations,
     "show_patches": ast.ShowPatches,
+    "show_edits": ast.ShowEdits,
     "show_compact_status": ast.ShowCompactStatus,
     "describe": ast.Describe,
     "walk": ast.Walk,
@@ -401,6 +416,8 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "save_patch": ast.SavePatch,
     "apply_patch": ast.ApplyPatch,
     "remove_patch": ast.RemovePatch,
+    "discard_patch": ast.DiscardPatch,
+    "undo": ast.Undo,
 }
 """The class of each statement rule."""
 
@@ -429,6 +446,7 @@ RULES: Mapping[str, Builder] = {
     "edge_columns": _edge_columns,
     "edge_rows": _tuple,
     "edge_row": _tuple,
+    "requirement": _requirement,
     "joint": _joint,
     "script": _script,
 }

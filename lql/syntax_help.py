@@ -120,6 +120,9 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "SHOW PATCHES", "SHOW PATCHES [LIMIT n] [OFFSET n]", "list applied patches", "SHOW PATCHES"
     ),
     StatementHelp(
+        "SHOW EDITS", "SHOW EDITS [LIMIT n] [OFFSET n]", "list the edits in effect", "SHOW EDITS"
+    ),
+    StatementHelp(
         "SHOW COMPACT STATUS",
         "SHOW COMPACT STATUS",
         "say how many edits wait for COMPACT",
@@ -193,21 +196,23 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "INSERT",
-        'INSERT INTO EDGES (entity, relation, target) VALUES ("e", "r", "t"), … '
-        "[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE]",
+        'INSERT INTO EDGES (entity, relation, target) VALUES ("e", "r", "t"), … | FROM "file.csv" '
+        '[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE] [ALIAS "name", …] '
+        "[CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
         "teach facts",
         "INSERT INTO EDGES (entity, relation, target) "
         'VALUES ("Atlantis", "capital", "Poseidon") MODE COMPOSE',
     ),
     StatementHelp(
         "DELETE",
-        "DELETE FROM EDGES WHERE condition",
+        "DELETE FROM EDGES WHERE condition [CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
         "remove edges",
         'DELETE FROM EDGES WHERE entity = "Atlantis"',
     ),
     StatementHelp(
         "UPDATE",
-        "UPDATE EDGES SET column = value, … WHERE condition",
+        "UPDATE EDGES SET column = value, … WHERE condition [CHECK NONE|QUICK|FULL] "
+        "[REQUIRE measure >= x AND …]",
         "change edges",
         'UPDATE EDGES SET target = "London" WHERE entity = "John Coyle"',
     ),
@@ -230,23 +235,33 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "BEGIN PATCH", 'BEGIN PATCH "file.vlp"', "record edits", 'BEGIN PATCH "fixes.vlp"'
     ),
     StatementHelp(
-        "SAVE PATCH", 'SAVE PATCH ["file.vlp"]', "write recorded edits", 'SAVE PATCH "fixes.vlp"'
+        "SAVE PATCH",
+        'SAVE PATCH ["file.vlp"] [OVERWRITE]',
+        "write recorded edits",
+        'SAVE PATCH "fixes.vlp"',
     ),
     StatementHelp(
-        "APPLY PATCH", 'APPLY PATCH "file.vlp"', "apply recorded edits", 'APPLY PATCH "fixes.vlp"'
+        "APPLY PATCH",
+        'APPLY PATCH "file.vlp" [FORCE]',
+        "apply recorded edits",
+        'APPLY PATCH "fixes.vlp"',
     ),
     StatementHelp(
         "REMOVE PATCH", 'REMOVE PATCH "file.vlp"', "take a patch off", 'REMOVE PATCH "fixes.vlp"'
     ),
+    StatementHelp(
+        "DISCARD PATCH", "DISCARD PATCH", "drop the edits that are in no file", "DISCARD PATCH"
+    ),
+    StatementHelp("UNDO", "UNDO [n]", "take back the last edits", "UNDO 2"),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "DISCARD", "INCLUDE", "PLOT", "SET", "STEER", "UNDO")
+RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "PLOT", "SET", "STEER")
 """Words that later versions will begin statements with."""
 
-RESERVED_FORMS = (("SHOW", "EDITS"), ("USE", "TRACE"))
+RESERVED_FORMS = (("USE", "TRACE"),)
 """Pairs of words that later versions will begin statements with."""
 
 

@@ -267,3 +267,12 @@ class Assignment(Node):
 
     column: Column
     value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement(Node):
+    """``measure >= value`` of REQUIRE; the comparator is never an equality."""
+
+    measure: Column
+    comparator: Comparator
+    value: NumberSlot

@@ -216,6 +216,7 @@ SLOT_RULES: Mapping[str, ast.Slot] = {
     "vindex_path": ast.Slot.VINDEX_PATH,
     "output_path": ast.Slot.OUTPUT_PATH,
     "patch_path": ast.Slot.PATCH_PATH,
+    "facts_path": ast.Slot.FACTS_PATH,
     "url": ast.Slot.URL,
     "prompt": ast.Slot.PROMPT,
     "entity": ast.Slot.ENTITY,

@@ -87,6 +87,14 @@ class InsertMode(Enum):
     COMPOSE = "COMPOSE"
 
 
+class Check(Enum):
+    """How much an edit measures of what it changed."""
+
+    NONE = "NONE"
+    QUICK = "QUICK"
+    FULL = "FULL"
+
+
 class PromptMode(Enum):
     """Whether a prompt is wrapped in the model's chat template or sent as it stands."""
 
@@ -160,6 +168,7 @@ class Slot(Enum):
     URL = "url"
     OUTPUT_PATH = "output path"
     PATCH_PATH = "patch path"
+    FACTS_PATH = "path of a file of facts"
     PROMPT = "prompt"
     ENTITY = "entity"
     RELATION = "relation"

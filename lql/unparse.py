@@ -79,6 +79,7 @@ def _statement(node: ast.Statement) -> str:
             | ast.ShowEntities()
             | ast.ShowRelations()
             | ast.ShowPatches()
+            | ast.ShowEdits()
             | ast.ShowCompactStatus()
         ):
             return _show(node)
@@ -94,10 +95,10 @@ def _statement(node: ast.Statement) -> str:
         ):
             return _lifecycle(node)
         case ast.Delete():
-            return _join("DELETE FROM EDGES", _where(node.where))
+            return _join("DELETE FROM EDGES", _where(node.where), _report(node))
         case ast.Update():
             changes = _list(f"{_value(a.column)} = {_value(a.value)}" for a in node.assignments)
-            return _join("UPDATE EDGES SET", changes, _where(node.where))
+            return _join("UPDATE EDGES SET", changes, _where(node.where), _report(node))
         case ast.Rebalance():
             return _join(
                 node.title,
@@ -116,8 +117,17 @@ def _statement(node: ast.Statement) -> str:
             )
         case ast.CompactMinor():
             return node.title
-        case ast.BeginPatch() | ast.SavePatch() | ast.ApplyPatch() | ast.RemovePatch():
-            return _slot(node.title, node.path) or node.title
+        case ast.BeginPatch() | ast.RemovePatch():
+            return _slot(node.title, node.path)
+        case ast.SavePatch():
+            path = _slot(node.title, node.path) or node.title
+            return _join(path, _flag("OVERWRITE", node.overwrite))
+        case ast.ApplyPatch():
+            return _join(_slot(node.title, node.path), _flag("FORCE", node.force))
+        case ast.DiscardPatch():
+            return node.title
+        case ast.Undo():
+            return _slot(node.title, node.steps) or node.title
         case _:
             assert_never(node)
 
@@ -192,6 +202,7 @@ def _show(
     | ast.ShowEntities
     | ast.ShowRelations
     | ast.ShowPatches
+    | ast.ShowEdits
     | ast.ShowCompactStatus,
 ) -> str:
     match node:
@@ -199,7 +210,7 @@ def _show(
             return _slot("STATS", node.path) or "STATS"
         case ast.ShowCompactStatus():
             return node.title
-        case ast.ShowModels() | ast.ShowPatches():
+        case ast.ShowModels() | ast.ShowPatches() | ast.ShowEdits():
             middle = ""
         case ast.ShowLayers():
             middle = _layers("RANGE", node.layers)
@@ -326,14 +337,26 @@ def _sort_key(key: ast.SortKey) -> str:
 
 def _insert(node: ast.Insert) -> str:
     rows = (f"({_list(map(_value, (r.entity, r.relation, r.target)))})" for r in node.rows)
+    values = f"(entity, relation, target) VALUES {_list(rows)}" if node.rows else ""
     return _join(
-        "INSERT INTO EDGES (entity, relation, target) VALUES",
-        _list(rows),
+        "INSERT INTO EDGES",
+        values,
+        _slot("FROM", node.path),
         _slot("AT LAYER", node.layer),
         _slot("CONFIDENCE", node.confidence),
         _slot("ALPHA", node.alpha),
         _name("MODE", node.mode),
+        f"ALIAS {_list(map(_value, node.aliases))}" if node.aliases else "",
+        _report(node),
     )
+
+
+def _report(node: ast.Insert | ast.Delete | ast.Update) -> str:
+    required = " AND ".join(
+        f"{_value(each.measure)} {each.comparator.value} {_value(each.value)}"
+        for each in node.require
+    )
+    return _join(_name("CHECK", node.check), f"REQUIRE {required}" if required else "")
 
 
 # --------------------------------------------------------------------------- conditions

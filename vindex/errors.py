@@ -13,7 +13,9 @@
     ├── TargetExists          VDX08  the output path is taken
     ├── VerifyFailed          VDX09  bytes on disk differ from the seal
     ├── Interrupted           VDX10  the caller cancelled; nothing was published
-    └── NotEncodable          VDX11  NaN, infinity or a magnitude beyond a block format
+    ├── NotEncodable          VDX11  NaN, infinity or a magnitude beyond a block format
+    ├── PatchInvalid          VDX12  a patch file is malformed, or names what the base has not
+    └── OtherBase             VDX13  a patch was made over other weights
 
 Facts are attributes; ``str(error)`` is one sentence, ``hint`` the next step.
 """
@@ -116,3 +118,15 @@ class NotEncodable(VindexError):
     """Values that a block format cannot hold: NaN, infinity, or beyond the range of its scales."""
 
     code = "VDX11"
+
+
+class PatchInvalid(VindexError):
+    """A patch file is malformed, or does not fit the base; nothing of it was applied."""
+
+    code = "VDX12"
+
+
+class OtherBase(VindexError):
+    """A patch was made over other weights than these; ``details`` says what differs."""
+
+    code = "VDX13"

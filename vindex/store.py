@@ -7,7 +7,7 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,6 +173,10 @@ class Vindex:
     def layers(self) -> tuple[int, ...]:
         """Layers that have a gate block, ascending."""
         return tuple(info.layer for info in self.index.layers)
+
+    def edited_features(self, layer: int) -> Collection[int]:
+        """The features of a layer that an edit stands over: none, of files as they are."""
+        return ()
 
     def num_features(self, layer: int) -> int:
         """F of a layer; 0 when it has no gate block."""

@@ -61,6 +61,25 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.infer import run as run_infer
 
             return run_infer(statement, context)
+        case (
+            ast.Insert()
+            | ast.Delete()
+            | ast.Update()
+            | ast.Undo()
+            | ast.ShowEdits()
+            | ast.DiscardPatch()
+        ):
+            from lql.execute.edit import run as run_edit
+
+            return run_edit(statement, context)
+        case ast.BeginPatch() | ast.SavePatch() | ast.ApplyPatch() | ast.RemovePatch():
+            from lql.execute.patching import run as run_patching
+
+            return run_patching(statement, context)
+        case ast.Diff():
+            from lql.execute.diff import run as run_diff
+
+            return run_diff(statement, context)
         case ast.Explain(statement=explained, analyze=analyze):
             title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
             raise not_available(f"{title} {explained.title}", statement.span)

@@ -53,10 +53,11 @@ def asking(title: str, context: Context) -> Asking:
     if held is None:
         known = catalogue()
         source = context.source()
+        edited = bool(context.state.overlay.view.features)
         held = Asking(
             describer=model.describer(known),
             made_for=hashlib.sha256(f"{_METHOD} {known.digest}".encode()).hexdigest(),
-            directory=source.path if isinstance(source, Vindex) else None,
+            directory=source.path if isinstance(source, Vindex) and not edited else None,
         )
         context.state.asking = held
     defined = tuple(context.state.defined.values())

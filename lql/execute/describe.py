@@ -10,7 +10,9 @@ from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlTypeError
-from lql.execute.bands import band_layers
+from lql.execute.bands import band_layers, band_name
+from lql.execute.edges import EVIDENCE as INSERTED
+from lql.execute.edges import InsertedEdge, inserted_edges
 from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
@@ -33,6 +35,7 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     detail = statement.detail or ast.Detail.BRIEF
     evidence = statement.evidence or _usual_evidence(statement, context)
     layers = _layers(statement, context)
+    inserted = _inserted_rows(statement, context, layers)
     rows: list[EdgeRow] = []
     kinds: tuple[str, ...] = ()
     if evidence is not ast.Evidence.STATIC:
@@ -49,7 +52,8 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     elif statement.causal:
         raise _answers_only(statement)
     if evidence is not ast.Evidence.ANSWER:
-        rows += _static_rows(statement, context, layers, detail)
+        rows += _static_rows(statement, context, layers, detail, inserted=bool(inserted))
+    rows = [*inserted, *rows]
     default = BRIEF_LIMIT if detail is ast.Detail.BRIEF else None
     shown, meta = page(rows, statement.limit, default=default)
     return DescribeResult(
@@ -78,7 +82,12 @@ def _usual_evidence(statement: ast.Describe, context: Context) -> ast.Evidence:
 
 
 def _static_rows(
-    statement: ast.Describe, context: Context, layers: Sequence[int], detail: ast.Detail
+    statement: ast.Describe,
+    context: Context,
+    layers: Sequence[int],
+    detail: ast.Detail,
+    *,
+    inserted: bool,
 ) -> list[EdgeRow]:
     vindex = context.vindex(statement.title)
     entity = text(statement.entity)
@@ -87,7 +96,7 @@ def _static_rows(
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
-    if not edges:
+    if not edges and not inserted:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
     found = calibrate(vindex, entity, edges)
     if detail is ast.Detail.BRIEF:
@@ -99,6 +108,22 @@ def _static_rows(
             )
         found = said
     return [_row(entity, each, detail) for each in found]
+
+
+def _inserted_rows(
+    statement: ast.Describe, context: Context, layers: Sequence[int]
+) -> list[EdgeRow]:
+    """The stored facts about the entity, unless only other evidence is asked for."""
+    facts = inserted_edges(context)
+    if statement.evidence not in (None, ast.Evidence.ALL) or not facts:
+        return []
+    vindex = context.vindex(statement.title)
+    entity = text(statement.entity)
+    return [
+        _inserted_row(entity, edge, vindex)
+        for edge in facts
+        if edge.is_about(entity) and edge.layer in layers
+    ]
 
 
 def _layers(statement: ast.Describe, context: Context) -> Sequence[int]:
@@ -147,6 +172,22 @@ def _row(entity: str, found: CalibratedEdge, detail: ast.Detail) -> EdgeRow:
         also=edge.also,
         layers=edge.layers,
         hits=edge.hits,
+    )
+
+
+def _inserted_row(entity: str, edge: InsertedEdge, vindex: Vindex) -> EdgeRow:
+    return EdgeRow(
+        entity=entity,
+        relation=edge.relation,
+        target=edge.target,
+        evidence=INSERTED,
+        score=edge.score,
+        layer=edge.layer,
+        feature=None,
+        band=band_name(vindex, edge.layer),
+        also=(),
+        layers=(edge.layer,),
+        hits=1,
     )
 
 

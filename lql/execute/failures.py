@@ -34,6 +34,8 @@ _VINDEX: dict[type, _Kind] = {
     errors.CheckpointError: (LqlCheckpointError, Code.CHECKPOINT_UNREADABLE),
     errors.LedgerRefusal: (LqlCheckpointError, Code.LEDGER_REFUSAL),
     errors.TargetExists: (LqlRuntimeError, Code.TARGET_EXISTS),
+    errors.PatchInvalid: (LqlRuntimeError, Code.PATCH_INVALID),
+    errors.OtherBase: (LqlRuntimeError, Code.OTHER_BASE),
     errors.Interrupted: (LqlRuntimeError, Code.CANCELLED),
 }
 

@@ -9,11 +9,12 @@ from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_layers, band_name
 from lql.execute.slots import integer_or, layer_range, not_available, text
-from lql.inference.answers import Encoded, FeatureActivation, LayerHits, TokenScore
+from lql.inference.answers import Encoded, FactHit, FeatureActivation, LayerHits, TokenScore
 from lql.results import Result
 from lql.results.forward import (
     ActivationRow,
     ExplainInferResult,
+    FactRow,
     InferComparison,
     InferResult,
     LayerExplanation,
@@ -23,6 +24,7 @@ from lql.results.forward import (
 from vindex.features import down_tokens
 
 if TYPE_CHECKING:
+    from lql.inference.knn import Routing
     from lql.inference.model import LoadedModel
     from vindex.store import Vindex
 
@@ -46,16 +48,62 @@ def run(statement: ast.Infer | ast.ExplainInfer, context: Context) -> Result:
 
 def _infer(statement: ast.Infer, context: Context) -> InferResult:
     model, mode, top = _prepare(statement, context)
-    prediction = model.infer(text(statement.prompt), top=top, mode=mode, cancel=context.cancel)
+    prediction = model.infer(
+        text(statement.prompt),
+        top=top,
+        mode=mode,
+        routing=_routing(statement.route),
+        cancel=context.cancel,
+    )
     return InferResult(
         prompt=text(statement.prompt),
         prompt_mode=mode.value.lower(),
         tokens=_token_rows(prediction.rows),
+        fact=_noted_fact(prediction.fact, context),
     )
+
+
+def _routing(route: ast.Route | None) -> Routing | None:
+    """What ROUTE VERIFY says. EXIT is dropped where FALLBACK must look at every layer."""
+    if route is None:
+        return None
+    from lql.inference.knn import VERIFY_TOPK, Routing
+
+    return Routing(
+        topk=integer_or(route.topk, VERIFY_TOPK),
+        fallback=route.fallback,
+        exit=route.exit and not route.fallback,
+    )
+
+
+def _noted_fact(hit: FactHit | None, context: Context) -> FactRow | None:
+    """The stored fact that answers, told to people as well."""
+    if hit is None:
+        return None
+    own = hit.own
+    fact = FactRow(
+        entity=hit.entity,
+        relation=hit.relation,
+        target=hit.target,
+        layer=hit.layer,
+        cosine=hit.cosine,
+        own=None if own is None else own.token,
+        own_probability=None if own is None else own.probability,
+    )
+    alone = "" if own is None else f'; the model alone says "{own.token}" ({own.probability:.1%})'
+    context.note(
+        f"the stored fact {fact} answers (layer {hit.layer}, cosine {hit.cosine:.2f}){alone}"
+    )
+    return fact
 
 
 def _compare(statement: ast.Infer, context: Context) -> InferComparison:
     model, mode, top = _prepare(statement, context)
+    if (
+        model.facts
+        and model.infer(text(statement.prompt), top=1, mode=mode, cancel=context.cancel).fact
+    ):
+        context.note("a stored fact answers this prompt; COMPARE shows the model without it")
     both = model.compare(text(statement.prompt), top=top, mode=mode, cancel=context.cancel)
     return InferComparison(
         prompt=text(statement.prompt),
@@ -70,8 +118,8 @@ def _compare(statement: ast.Infer, context: Context) -> InferComparison:
 
 
 def _prepare(statement: ast.Infer, context: Context) -> tuple[LoadedModel, ast.PromptMode, int]:
-    if statement.route is not None:
-        raise not_available("ROUTE", statement.route.span, "INFER without ROUTE asks the model")
+    if statement.route is not None and statement.compare:
+        raise not_available("ROUTE with COMPARE", statement.route.span)
     model = context.model(statement.title)
     mode = statement.prompt_mode or ast.PromptMode.RAW
     _note_prompt_mode(model, mode, context)
@@ -133,6 +181,7 @@ def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResul
         if hits.layer in wanted
     ]
     prediction = explanation.prediction
+    _noted_fact(prediction.fact, context)
     return ExplainInferResult(
         prompt=text(statement.prompt),
         prompt_mode=mode.value.lower(),

@@ -34,6 +34,7 @@ def run(statement: ast.Extract | ast.UseVindex | ast.UseModel, context: Context)
 
 def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
     _refuse_clauses(statement)
+    context.keep_edits(statement.title)
     from lql.inference.token_scorer import TorchScorer
     from vindex.checkpoint import open_checkpoint
     from vindex.extract import extract
@@ -85,6 +86,7 @@ def _refuse_clauses(statement: ast.Extract) -> None:
 def _use_vindex(statement: ast.UseVindex, context: Context) -> UseResult:
     from vindex.store import open_vindex
 
+    context.keep_edits(statement.title)
     path = text(statement.path)
     if path.startswith("hf://"):
         raise not_available("USE of a vindex on the hub", statement.path.span)
@@ -129,6 +131,7 @@ def _with_neighbours(error: VindexNotFound, path: str) -> VindexNotFound:
 def _use_model(statement: ast.UseModel, context: Context) -> UseResult:
     from vindex.checkpoint import CheckpointSource, open_checkpoint
 
+    context.keep_edits(statement.title)
     if statement.auto_extract:
         raise not_available(
             "AUTO_EXTRACT", statement.span, "EXTRACT MODEL writes a vindex, USE opens it"

@@ -263,7 +263,7 @@ class _Filling:
             case ast.Table.MODELS:
                 return rows.model_rows()
             case ast.Table.PATCHES:
-                return []  # nothing can be applied yet
+                return rows.patch_rows(self.context.state.overlay)
             case ast.Table.FEATURES | ast.Table.ENTITIES | ast.Table.TOKENS:
                 raise AssertionError(f"{source.schema.table.value} is read in place")
             case other:

@@ -57,17 +57,38 @@ class TokenScore:
 
 
 @dataclass(frozen=True, slots=True)
+class FactHit:
+    """A stored fact that answered in the model's place.
+
+    Attributes:
+        target: the whole text; the first row of the prediction is its first token.
+        layer, cosine: where it was recognised, and how alike its nearest key was.
+        own: the model's own first choice; ``None`` where the pass ended at the fact's layer.
+    """
+
+    entity: str
+    relation: str
+    target: str
+    layer: int
+    cosine: float
+    own: TokenScore | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The most probable next tokens after a prompt.
 
     Attributes:
         rows: most probable first.
         forward_seconds: wall time from token ids to logits.
+        fact: the stored fact that answers, if one does. The first row is then its first token,
+            with probability 1, and the others are the model's own, as they would be without it.
     """
 
     encoded: Encoded
     rows: tuple[TokenScore, ...]
     forward_seconds: float
+    fact: FactHit | None = None
 
 
 @dataclass(frozen=True, slots=True)

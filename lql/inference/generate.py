@@ -10,15 +10,21 @@ from typing import Self
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+from torch import Tensor
 
 from lql.cancel import CancelToken
 from lql.inference.answers import Encoded, GeneratedToken
 from lql.inference.decoder import Decoder
 from lql.inference.errors import WeightsInvalid
+from lql.inference.knn import FactRoute, Match
 from lql.inference.sequence import Sequence, position_limit
 
 # Tokens of the prompt that a decoder may need to see to know how the next one is spelt.
 _SPELLING_CONTEXT = 8
+
+
+# Tokens looked through for one that ends the word before it.
+_CLOSING_CANDIDATES = 256
 
 
 class Finish(Enum):
@@ -38,6 +44,9 @@ class Generation(Iterator[GeneratedToken]):
     Attributes:
         encoded: the prompt.
         finish: why it ended; ``None`` until then.
+
+    Args:
+        route: stored facts, which may force tokens; ``None`` where there are none.
     """
 
     def __init__(
@@ -50,10 +59,13 @@ class Generation(Iterator[GeneratedToken]):
         stop_ids: Collection[int],
         stop_texts: tuple[str, ...],
         cancel: CancelToken | None,
+        route: FactRoute | None = None,
     ) -> None:
+        self._route = route
         self.encoded = encoded
         self.finish: Finish | None = None
         self._decoder = decoder
+        self._tokenizer = tokenizer
         self._stop_ids = stop_ids
         self._cancel = cancel
         self._text = _TextStream(tokenizer, encoded.ids, stop_texts)
@@ -63,6 +75,11 @@ class Generation(Iterator[GeneratedToken]):
         self._sequence = Sequence(decoder, len(encoded.ids) + self._limit)
         self._unread = encoded.ids
         self._count = 0
+
+    @property
+    def facts(self) -> tuple[Match, ...]:
+        """The stored facts that have answered so far."""
+        return () if self._route is None else tuple(self._route.matches)
 
     def __iter__(self) -> Self:
         """Itself."""
@@ -97,13 +114,33 @@ class Generation(Iterator[GeneratedToken]):
 
     @torch.inference_mode()
     def _next_token(self) -> tuple[int, float]:
-        h = self._sequence.read(self._unread, cancel=self._cancel)
+        h = self._sequence.read(self._unread, observe=self._route, cancel=self._cancel)
+        forced = None if self._route is None else self._route.next_token()
+        if forced is not None:
+            return forced, 0.0  # the logarithm of certainty
         logits = self._decoder.logits(h)[0]  # [V]
         token = int(logits.numpy().argmax())  # torch's takes ten times as long
+        if self._route is not None and self._route.closing:
+            token = self._whole_word_after(self._route, logits)
         logprob = float(logits.log_softmax(0)[token])
         if not math.isfinite(logprob):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
+        if self._route is not None:
+            self._route.said(self._spelt(token))
         return token, logprob
+
+    def _whole_word_after(self, route: FactRoute, logits: Tensor) -> int:
+        """The best token that does not make another word of the target before it."""
+        count = min(_CLOSING_CANDIDATES, logits.shape[0])
+        best = [int(token) for token in logits.topk(count).indices]
+        return next((token for token in best if route.fits(self._spelt(token))), best[0])
+
+    def _spelt(self, token: int) -> str:
+        """The text of a token inside a text: decoders strip the space that a text begins with."""
+        alone, twice = (
+            self._tokenizer.decode([token] * count, skip_special_tokens=False) for count in (1, 2)
+        )
+        return twice[len(alone) :] if twice.startswith(alone) else alone
 
 
 class _TextStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,16 @@ from lql.inference.errors import WeightsInvalid
 from lql.inference.explain import LastPosition
 from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
 from lql.inference.generate import Generation
+from lql.inference.knn import (
+    NOWHERE,
+    FactRoute,
+    FactStore,
+    Match,
+    Reached,
+    Routing,
+    continuation,
+    overridden,
+)
 from lql.inference.precision import ComputeDtype
 from lql.inference.prompt import PromptEncoder
 from lql.inference.sequence import Sequence
@@ -57,6 +68,7 @@ class LoadedModel:
         load_seconds: wall time of loading.
         resident_bytes: memory of the prepared matrices; the source's maps are not counted.
         compute: how it computes, one line for people.
+        facts: stored facts that answer in the model's place; a session sets them from its edits.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class LoadedModel:
     ) -> None:
         started = time.perf_counter()
         self.spec: ModelSpec = source.spec
+        self.facts = FactStore()
         self._source = source
         self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
         self._decoder = Decoder(source.spec, load_weights(source, dtype, cancel))
@@ -104,19 +117,23 @@ class LoadedModel:
         *,
         top: int = 5,
         mode: PromptMode = PromptMode.RAW,
+        facts: FactStore | None = None,
+        routing: Routing | None = None,
         cancel: CancelToken | None = None,
     ) -> Prediction:
         """The most probable next tokens.
 
         Args:
             top: how many, at most V.
+            facts: stored facts to answer with, in the place of the model's own ``facts``.
+            routing: how they are looked up.
 
         Raises:
             EmptyPrompt, PromptTooLong, TokenOutOfRange, NoChatTemplate, ChatTemplateFailed
             WeightsInvalid: the model computes numbers that are not finite.
             Cancelled: between layers.
         """
-        return self._infer(self.encode(prompt, mode), top, dense, cancel)[0]
+        return self._answer(self.encode(prompt, mode), top, facts, routing, cancel)
 
     def infer_walk(
         self,
@@ -165,11 +182,18 @@ class LoadedModel:
         """
         encoded = self.encode(prompt, mode)
         observer = LastPosition()
+        route = FactRoute(self.facts, self._encoder.tokenizer, encoded)
+
+        def observe(tap: Tap, layer: int, values: Tensor) -> None:
+            observer(tap, layer, values)
+            route(tap, layer, values)
+
         started = time.perf_counter()
         sequence = Sequence(self._decoder, len(encoded.ids))
-        h = sequence.read(encoded.ids, observe=observer, cancel=cancel)
+        h = sequence.read(encoded.ids, observe=observe, cancel=cancel)
         logits = self._decoder.logits(h)[0]
         prediction = Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
+        prediction = self._with_fact(prediction, route.match(), route, logits)
         lens = observer.lens_logits(self._decoder)
         layers = []
         for layer in range(self.spec.num_layers):
@@ -216,6 +240,7 @@ class LoadedModel:
         max_tokens: int,
         mode: PromptMode = PromptMode.RAW,
         stop: tuple[str, ...] = (),
+        facts: FactStore | None = None,
         cancel: CancelToken | None = None,
     ) -> Generation:
         """Continue a prompt greedily, token by token as the result is iterated.
@@ -224,16 +249,20 @@ class LoadedModel:
         ``max_tokens``, or when the model has no more positions: ``Generation.finish`` says which.
 
         Args:
+            facts: stored facts to answer with, in the place of the model's own ``facts``.
             cancel: checked before every token and every layer.
 
         Raises:
             PromptTooLong, NoChatTemplate, ChatTemplateFailed; while iterating also EmptyPrompt,
             TokenOutOfRange, WeightsInvalid, Cancelled.
         """
+        encoded = self.encode(prompt, mode)
+        store = self.facts if facts is None else facts
         return Generation(
             self._decoder,
             self._encoder.tokenizer,
-            self.encode(prompt, mode),
+            encoded,
+            route=FactRoute(store, self._encoder.tokenizer, encoded) if store else None,
             max_tokens=max_tokens,
             stop_ids=self._encoder.stop_ids(),
             stop_texts=stop,
@@ -265,6 +294,73 @@ class LoadedModel:
         sequence = Sequence(self._decoder, len(ids))
         sequence.read(ids, keep=len(ids), observe=observe, cancel=cancel)
         return torch.stack(outputs).numpy()
+
+    @torch.inference_mode()
+    def probability(
+        self, prompt: str, ids: tuple[int, ...], *, cancel: CancelToken | None = None
+    ) -> float:
+        """The model's own probability that a prompt goes on with these tokens, 0..1."""
+        before = self.encode(prompt).ids
+        sequence = Sequence(self._decoder, len(before) + len(ids))
+        h = sequence.read((*before, *ids), keep=len(ids) + 1, cancel=cancel)
+        chosen = self._decoder.logits(h[:-1]).log_softmax(1)  # [len(ids), V]
+        picked = chosen[torch.arange(len(ids)), torch.tensor(ids)]
+        return float(picked.double().sum().exp())
+
+    def target_ids(self, target: str) -> tuple[int, ...]:
+        """The tokens of a text as it goes on after another."""
+        return tuple(continuation(self._encoder.tokenizer, target))
+
+    @torch.inference_mode()
+    def ffn_input(self, prompt: str, layer: int, *, cancel: CancelToken | None = None) -> Floats:
+        """The FFN's input of a layer at the last token of a prompt, float32 [D]."""
+        kept: list[Tensor] = []
+        wanted = layer
+
+        def observe(tap: Tap, layer: int, values: Tensor) -> None:
+            if tap is Tap.FFN_INPUT and layer == wanted:
+                kept.append(values[-1].clone())
+
+        encoded = self.encode(prompt)
+        Sequence(self._decoder, len(encoded.ids)).read(encoded.ids, observe=observe, cancel=cancel)
+        return kept[-1].numpy()
+
+    @torch.inference_mode()
+    def _answer(
+        self,
+        encoded: Encoded,
+        top: int,
+        facts: FactStore | None,
+        routing: Routing | None,
+        cancel: CancelToken | None,
+    ) -> Prediction:
+        """A prediction in which stored facts have their say."""
+        store = self.facts if facts is None else facts
+        if not store:
+            return self._infer(encoded, top, dense, cancel)[0]
+        route = FactRoute(store, self._encoder.tokenizer, encoded, routing)
+        started = time.perf_counter()
+        sequence = Sequence(self._decoder, len(encoded.ids))
+        try:
+            h = sequence.read(encoded.ids, observe=route, cancel=cancel)
+        except Reached as reached:
+            prediction = Prediction(encoded, (), time.perf_counter() - started)
+            return self._with_fact(prediction, reached.match, route, None)
+        logits = self._decoder.logits(h)[0]
+        prediction = Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
+        return self._with_fact(prediction, route.match(), route, logits)
+
+    def _with_fact(
+        self, prediction: Prediction, match: Match | None, route: FactRoute, logits: Tensor | None
+    ) -> Prediction:
+        """A prediction with the fact that answers, if one does."""
+        if match is None:
+            return prediction
+        token = route.target_ids(match.fact)[0]
+        logit = NOWHERE if logits is None else float(logits[token])
+        forced = TokenScore(1, self.token_text(token), token, 1.0, logit)
+        rows, hit = overridden(prediction.rows, forced, match)
+        return replace(prediction, rows=rows, fact=hit)
 
     @torch.inference_mode()
     def _infer(

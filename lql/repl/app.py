@@ -19,6 +19,7 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
+from prompt_toolkit.shortcuts import prompt
 from prompt_toolkit.styles import Style
 
 from lql import ast
@@ -125,7 +126,9 @@ class Repl:
         progress: DetachableProgress | None = None,
         *,
         on_bug: Callable[[Exception], object],
+        ask: Callable[[str], str] = prompt,
     ) -> None:
+        self._ask = ask
         self._session = session
         self._parameters = options.parameters
         self._reporter = reporter
@@ -152,10 +155,11 @@ class Repl:
                 )
                 if self._interrupted_early():
                     raise KeyboardInterrupt
-                if self.handle(text) is Outcome.LEAVE:
+                if self.handle(text) is Outcome.LEAVE and self._may_drop("leaving drops"):
                     return
             except EOFError:
-                return
+                if self._may_drop("leaving drops"):
+                    return
             except KeyboardInterrupt:  # between two statements, or while a result was printed
                 self._shell.say("cancelled")
 
@@ -196,6 +200,8 @@ class Repl:
 
     def _run(self, text: str) -> None:
         script = self._session.prepare(text, name=_INPUT_NAME, words=self._parameters)
+        if _replaces_base(script) and not self._may_drop("this drops"):
+            return
         renderer = self._shell.renderer()
         try:
             for result in self._runner.run(script):
@@ -204,6 +210,24 @@ class Repl:
                 self._reporter.finished(result)
         finally:
             self._progress.detach()
+
+    def _may_drop(self, loses: str) -> bool:
+        """Ask whether edits that no file holds may be lost, if there are any; drop them if so."""
+        error = self._session.unsaved_edits(loses)
+        if error is None:
+            return True
+        self._shell.say("\n".join((error.diagnostic.message, *error.diagnostic.notes)))
+        try:
+            answer = self._ask("drop them? (y/N) ")
+        except KeyboardInterrupt:
+            answer = ""
+        except EOFError:  # Ctrl-D once more, or the terminal is gone: there is nobody to ask
+            answer = "y"
+        if answer.strip().casefold() not in ("y", "yes"):
+            self._shell.say('kept; SAVE PATCH "edits.vlp"; writes them')
+            return False
+        self._session.discard_edits()
+        return True
 
     def _interrupted_early(self) -> bool:
         """Whether Ctrl-C was pressed after Enter, before the terminal made it a signal again.
@@ -237,7 +261,7 @@ class Repl:
     # ----------------------------------------------------------------- the prompt
 
     def _make_prompt(self, *, color: bool) -> PromptSession[str]:
-        prompt: PromptSession[str] = PromptSession(
+        session: PromptSession[str] = PromptSession(
             multiline=True,
             prompt_continuation=_continuation,
             bottom_toolbar=self._toolbar,
@@ -255,8 +279,8 @@ class Repl:
             reserve_space_for_menu=_MENU_ROWS,
         )
         # As an argument it would switch completion while typing off.
-        prompt.default_buffer.enable_history_search = to_filter(True)
-        return prompt
+        session.default_buffer.enable_history_search = to_filter(True)
+        return session
 
     def _toolbar(self) -> StyleAndTextTuples:
         return toolbar.toolbar(
@@ -265,6 +289,20 @@ class Repl:
             timing=self._reporter.timing,
             busy_with=self._runner.busy_with,
         )
+
+
+def _replaces_base(script: ast.Script) -> bool:
+    """Whether a script opens something else before it saves or drops the edits."""
+    for pipeline in script.items:
+        for statement in pipeline.statements:
+            match statement:
+                case ast.UseVindex() | ast.UseModel() | ast.Extract():
+                    return True
+                case ast.SavePatch() | ast.DiscardPatch():
+                    return False
+                case _:
+                    pass
+    return False
 
 
 def _typing_on_terminal(reporter: Reporter) -> AbstractContextManager[object]:

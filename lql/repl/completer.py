@@ -86,6 +86,7 @@ _PATHS = {
     Slot.MODEL: PathKind.MODEL,
     Slot.PATCH_PATH: PathKind.PATCH,
     Slot.OUTPUT_PATH: PathKind.ANY,
+    Slot.FACTS_PATH: PathKind.ANY,
 }
 
 

@@ -100,10 +100,10 @@ class EdgeRow:
         relation: of an answer, what was asked for; of a feature, its label, or ``None``.
         target: the answer's words; the token the feature writes most.
         evidence: how the row was found. ``answer``: the model said so in a forward pass.
-            ``static``: by dot products of stored vectors alone.
+            ``static``: by dot products of stored vectors alone. ``inserted``: a user stored it.
         signal: ``none``, ``weak`` or ``clear``: whether names that mean nothing get such rows.
         probability, lift_nats: of an answer; see the language reference.
-        score: what rows of one kind of evidence are ranked by.
+        score: what rows of one kind of evidence are ranked by; of an inserted fact, its confidence.
         source: of an answer, the text that the model completed.
         layer, feature: the strongest feature with this target; of an answer, the one that
             carries it most, where that was asked for.

@@ -28,6 +28,40 @@ class TokenRow:
     logit: float
 
 
+@dataclass(frozen=True, slots=True)
+class FactRow:
+    """A stored fact that answered in the model's place.
+
+    Attributes:
+        target: the whole text that it says.
+        layer, cosine: where it was recognised, and how alike its nearest key was.
+        own: the model's own first token; ``None`` where the pass ended at the fact (EXIT).
+    """
+
+    entity: str
+    relation: str
+    target: str
+    layer: int
+    cosine: float
+    own: str | None
+    own_probability: float | None
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """A ``TokenRow``, and the stored fact that it comes from; ``None`` for the model's own."""
+
+    rank: int
+    token: str
+    token_id: int
+    probability: float
+    logit: float
+    fact: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferResult(Result):
     """The most probable next tokens, most probable first.
@@ -35,20 +69,29 @@ class InferResult(Result):
     Attributes:
         prompt: as typed.
         prompt_mode: ``chat`` (inside the model's template) or ``raw`` (as typed).
+        fact: the stored fact that answers, if one does. The first row is its first token then, and
+            the rows after it are the model's own, with the probabilities they have without it.
     """
 
     prompt: str
     prompt_mode: str
     tokens: tuple[TokenRow, ...]
+    fact: FactRow | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The documented keys of INFER."""
-        return TOKEN_COLUMNS
+        """The documented keys of INFER; ``fact`` besides, where a stored fact answers."""
+        return TOKEN_COLUMNS if self.fact is None else (*TOKEN_COLUMNS, Column("fact", Kind.TEXT))
 
-    def records(self) -> Sequence[TokenRow]:
+    def records(self) -> Sequence[TokenRow | AnsweredRow]:
         """The candidates."""
-        return self.tokens
+        if self.fact is None:
+            return self.tokens
+        names = [str(self.fact), *(None for _ in self.tokens[1:])]
+        return tuple(
+            AnsweredRow(row.rank, row.token, row.token_id, row.probability, row.logit, name)
+            for row, name in zip(self.tokens, names, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The prompt and the candidates."""
@@ -56,6 +99,7 @@ class InferResult(Result):
             "prompt": self.prompt,
             "prompt_mode": self.prompt_mode,
             "rows": [fields_of(token) for token in self.tokens],
+            "fact": None if self.fact is None else fields_of(self.fact),
         }
 
 

@@ -101,6 +101,22 @@ def static_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list
     return rows
 
 
+def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list[EdgeRecord]:
+    """The facts in effect, those that the vindex itself stores included."""
+    if Evidence.INSERTED not in request.evidence:
+        return []
+    return [
+        EdgeRecord(
+            entity=fact.entity,
+            relation=fact.relation,
+            target=fact.target,
+            evidence=Evidence.INSERTED,
+            layer=fact.layer,
+        )
+        for fact in context.state.overlay.view.facts.values()
+    ]
+
+
 def nearest_edges(vindex: Vindex, entity: str, layer: int) -> list[EdgeRecord]:
     """A static edge for every feature of a layer, by the size of its gate: nothing is left out."""
     query = entity_query(vindex, entity)
@@ -124,7 +140,7 @@ def nearest_edges(vindex: Vindex, entity: str, layer: int) -> list[EdgeRecord]:
     return found
 
 
-EDGE_SOURCES: tuple[EdgeSource, ...] = (static_edges,)
+EDGE_SOURCES: tuple[EdgeSource, ...] = (inserted_edges, static_edges)
 """Every kind of evidence that there is."""
 
 

@@ -1,4 +1,5 @@
-"""Rows of the tables that are small enough to be made in Python: LAYERS, RELATIONS, MODELS."""
+"""Rows of the tables that are small enough to be made in Python: LAYERS, RELATIONS, MODELS,
+PATCHES."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from vindex.errors import Unsupported, VindexError
 from vindex.features import describe_layer, down_tokens
 from vindex.labels import LabelSource
+from vindex.overlay import Overlay
 from vindex.spec import AttentionKind
 from vindex.store import Vindex, open_vindex
 
@@ -17,6 +19,7 @@ EXAMPLES = 5
 LayerFacts = tuple[int, str | None, str | None, int, int, str | None, int | None]
 RelationFacts = tuple[str, int, int, int, int, int]
 ModelFacts = tuple[str, str | None, str | None, int | None, str | None, str | None, int, str]
+PatchFacts = tuple[str, int, int]
 
 
 def layer_rows(vindex: Vindex) -> list[LayerFacts]:
@@ -104,6 +107,15 @@ def _examples(written: list[tuple[float, str]]) -> tuple[str, ...]:
 def model_rows() -> list[ModelFacts]:
     """MODELS: the vindexes of the working directory, by name."""
     return [_model(path.parent) for path in sorted(Path().glob("*/index.json"))]
+
+
+def patch_rows(overlay: Overlay) -> list[PatchFacts]:
+    """PATCHES, in the order in which they were applied."""
+    found: list[PatchFacts] = []
+    for name in overlay.patches:
+        edits = [edit for edit in overlay.edits if edit.patch == name]
+        found.append((name, len(edits), sum(len(edit.operations) for edit in edits)))
+    return found
 
 
 def _model(path: Path) -> ModelFacts:

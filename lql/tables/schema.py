@@ -208,9 +208,8 @@ _PATCHES = TableSchema(
     "p.rid",
     (
         _text("patch", "p.patch"),
-        _integer("inserts", "p.inserts"),
-        _integer("updates", "p.updates"),
-        _integer("deletes", "p.deletes"),
+        _integer("edits", "p.edits"),
+        _integer("operations", "p.operations"),
     ),
 )
 

@@ -128,6 +128,14 @@ class ModelTables:
         """The strongest token of each feature, ``[N]``; -1 where it has none."""
         return self._gathered("token", np.int64(-1))
 
+    @cached_property
+    def _edited(self) -> npt.NDArray[np.bool_]:
+        """Whether an edit stands over each feature, ``[N]``."""
+        marks = [np.zeros(count, np.bool_) for count in self._counts]
+        for layer, mark in enumerate(marks):
+            mark[list(self.vindex.edited_features(layer))] = True
+        return np.concatenate(marks) if marks else np.empty(0, np.bool_)
+
     def _gathered(self, name: str, missing: np.int64 | np.float32) -> npt.NDArray[np.int64]:
         parts = [
             np.full(count, missing)
@@ -152,7 +160,7 @@ class ModelTables:
                 ),
                 "token_id": np.ma.masked_array(ids, missing),
                 "logit": np.ma.masked_array(self._gathered("score", np.float32(0)), missing),
-                "edited": np.zeros(len(ids), np.bool_),
+                "edited": self._edited,
             },
         )
 

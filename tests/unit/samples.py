@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lql.results import Column, Kind, Result, Unit
 from lql.results.browse import DescribeResult, EdgeRow, ExplainWalkResult, FeatureRow, WalkResult
 from lql.results.commands import FileRow, InfoResult, VerifyResult
+from lql.results.edits import (
+    ConflictRow,
+    DiffResult,
+    DiffRow,
+    EditResult,
+    EditRow,
+    EditsResult,
+    FactRow,
+    Measures,
+    PatchResult,
+    ProbeRow,
+)
 from lql.results.forward import (
     ActivationRow,
     ExplainInferResult,
@@ -13,6 +27,9 @@ from lql.results.forward import (
     LayerExplanation,
     PromptToken,
     TokenRow,
+)
+from lql.results.forward import (
+    FactRow as AnswerFact,
 )
 from lql.results.lifecycle import DefineRelationResult, ExtractResult, UseResult
 from lql.results.show import BandRow, StatsResult
@@ -149,8 +166,35 @@ USE = UseResult(
     dtype="f16",
 )
 
+EDIT = EditResult(
+    statement="INSERT",
+    mode="knn",
+    check="quick",
+    facts=(FactRow("Hungary", "capital", "Oslo", "Rome", 23, 1.0, ("Magyarország",)),),
+    measures=Measures(1.0, 0.5, 1.0, 0.0),
+    probes=(
+        ProbeRow(
+            "Hungary",
+            "capital",
+            "Oslo",
+            "canonical",
+            "The capital of Hungary is",
+            " Budapest.\n",
+            " Oslo\x1b[2J",
+            0.000012,
+            1.0,
+            None,
+            True,
+        ),
+        ProbeRow("Hungary", "capital", "Oslo", "control", "Water is", " a", " a", divergence=0.0),
+    ),
+    seconds=1.25,
+    size_bytes=6912,
+)
+
 EVERY: tuple[Result, ...] = (
     INFER,
+    replace(INFER, fact=AnswerFact("Hungary", "capital", "Oslo", 23, 0.98, " Budapest", 0.56)),
     COMPARISON,
     WALK,
     ExplainWalkResult(prompt="of", token=" of", token_id=282, features=FEATURES),
@@ -166,5 +210,24 @@ EVERY: tuple[Result, ...] = (
     EXTRACT,
     INFO,
     USE,
+    EDIT,
+    replace(EDIT, check="none", measures=Measures(), probes=()),
+    EditsResult(edits=(EditRow(1, "INSERT Hungary —capital→ Oslo", 1, None),)),
+    PatchResult(
+        statement="APPLY PATCH",
+        patch="a.vlp",
+        edits=("APPLY PATCH a.vlp",),
+        operations=2,
+        conflicts=(ConflictRow("Hungary —capital→", "Oslo", "\x1b[31mRome"),),
+        left=1,
+    ),
+    DiffResult(
+        left="a.vindex",
+        right="CURRENT",
+        differences=(
+            DiffRow("added", 23, None, "Hungary", "capital", None, "Oslo", "fact"),
+            DiffRow("modified", 2, 130, None, None, " of", "\nRome", "gate, token"),
+        ),
+    ),
     VerifyResult(path="x.vindex", files=(FileRow("norms.bin", 4096, "ok"),)),
 )

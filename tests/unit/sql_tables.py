@@ -278,5 +278,5 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
     Table.RELATIONS: tuple(relations(features())[0]),
     Table.LAYERS: tuple(layers()[0]),
     Table.TOKENS: ("token_id", "token", "features"),
-    Table.PATCHES: ("patch", "inserts", "updates", "deletes"),
+    Table.PATCHES: ("patch", "edits", "operations"),
 }

@@ -177,6 +177,28 @@ SELECTS = build(
     offset=OFFSET,
 ).filter(_spellable)
 
+REQUIREMENTS = st.builds(
+    ast.Requirement,
+    COLUMNS,
+    st.sampled_from([word for word in ast.Comparator if word.value[0] in "<>"]),
+    NUMBER_SLOTS,
+)
+REPORT = {"check": words(ast.Check), "require": st.lists(REQUIREMENTS, max_size=2).map(tuple)}
+
+
+def _inserts(**source: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return build(
+        ast.Insert,
+        layer=LAYER,
+        confidence=maybe(NUMBER_SLOTS),
+        alpha=maybe(NUMBER_SLOTS),
+        mode=words(ast.InsertMode),
+        aliases=st.lists(texts(Slot.ENTITY), max_size=2).map(tuple),
+        **source,
+        **REPORT,
+    )
+
+
 PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Extract: build(
         ast.Extract,
@@ -232,6 +254,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         ast.ShowRelations, layer=LAYER, examples=FLAG, detail=words(ast.Detail), **PAGE
     ),
     ast.ShowPatches: build(ast.ShowPatches, **PAGE),
+    ast.ShowEdits: build(ast.ShowEdits, **PAGE),
     ast.ShowCompactStatus: st.just(ast.ShowCompactStatus()),
     ast.Describe: build(
         ast.Describe,
@@ -277,16 +300,10 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ),
     ast.Select: SELECTS,
     ast.Copy: build(ast.Copy, query=SELECTS, target=texts(Slot.OUTPUT_PATH), overwrite=FLAG),
-    ast.Insert: build(
-        ast.Insert,
-        rows=st.lists(ROWS, min_size=1, max_size=3).map(tuple),
-        layer=LAYER,
-        confidence=maybe(NUMBER_SLOTS),
-        alpha=maybe(NUMBER_SLOTS),
-        mode=words(ast.InsertMode),
-    ),
-    ast.Delete: build(ast.Delete, where=conditions()),
-    ast.Update: build(ast.Update, assignments=ASSIGNMENTS, where=conditions()),
+    ast.Insert: _inserts(rows=st.lists(ROWS, min_size=1, max_size=3).map(tuple))
+    | _inserts(path=texts(Slot.FACTS_PATH)),
+    ast.Delete: build(ast.Delete, where=conditions(), **REPORT),
+    ast.Update: build(ast.Update, assignments=ASSIGNMENTS, where=conditions(), **REPORT),
     ast.Rebalance: build(
         ast.Rebalance,
         until_converged=FLAG,
@@ -297,9 +314,11 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.CompactMinor: st.just(ast.CompactMinor()),
     ast.CompactMajor: build(ast.CompactMajor, full=FLAG, ridge=maybe(NUMBER_SLOTS)),
     ast.BeginPatch: build(ast.BeginPatch, path=PATCH_PATHS),
-    ast.SavePatch: build(ast.SavePatch, path=maybe(PATCH_PATHS)),
-    ast.ApplyPatch: build(ast.ApplyPatch, path=PATCH_PATHS),
+    ast.SavePatch: build(ast.SavePatch, path=maybe(PATCH_PATHS), overwrite=FLAG),
+    ast.ApplyPatch: build(ast.ApplyPatch, path=PATCH_PATHS, force=FLAG),
     ast.RemovePatch: build(ast.RemovePatch, path=PATCH_PATHS),
+    ast.DiscardPatch: st.just(ast.DiscardPatch()),
+    ast.Undo: build(ast.Undo, steps=maybe(integers(Slot.STEPS))),
 }
 
 

@@ -1,0 +1,145 @@
+"""What an edit is measured with: prompts about a fact, its neighbours, and unrelated ones.
+
+Everything here is text that is put together; nothing is known about what a model answers. A
+richer catalogue can take the place of the tables: ``probes_for`` is all that the report asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vindex.edits import plain_relation
+
+CANONICAL = "The {relation} of {entity} is"
+
+KEYS = (
+    CANONICAL,
+    "{entity}'s {relation} is",
+    "Question: What is the {relation} of {entity}?\nAnswer:",
+)
+"""Prompts whose FFN inputs become the keys of a stored fact; the canonical one first."""
+
+PARAPHRASES = (
+    "The name of {entity}'s {relation} is",
+    "It is well known that the {relation} of {entity} is",
+    "As for {entity}, its {relation} is",
+    "Everyone agrees that {entity}'s {relation} is",
+    "Q: What is the {relation} of {entity}?\nA:",
+)
+"""Other prompts for the same target. None of them is a key."""
+
+CONTROLS = (
+    "Water is made of hydrogen and",
+    "The opposite of hot is",
+    "Once upon a time there was a",
+    "Two plus two equals",
+    "The sun rises in the",
+    "To be, or not to be, that is the",
+    "A week has seven",
+    "The largest planet in the solar system is",
+    "Romeo and Juliet was written by",
+    "She opened the door and",
+    "The chemical symbol for gold is",
+    "In the morning I like to drink a cup of",
+    "The quick brown fox jumps over the",
+    "def add(a, b):\n    return",
+    "Dogs are known for their",
+    "The Second World War ended in",
+    "Photosynthesis takes place in the leaves of",
+    "My favourite colour is",
+    "The speed of light is about",
+    "Please remember to close the",
+)
+"""Prompts that no fact is about."""
+
+_POOLS: dict[str, tuple[str, ...]] = {
+    "country": (
+        "Austria", "Germany", "France", "Poland", "Japan", "Brazil", "Egypt", "Canada", "Spain",
+        "Sweden", "Turkey", "Kenya", "India", "Peru", "Greece", "Norway", "Italy", "Hungary",
+    ),
+    "person": (
+        "Isaac Newton", "Marie Curie", "Charles Darwin", "Mozart", "Napoleon", "Shakespeare",
+        "Leonardo da Vinci", "Cleopatra", "Albert Einstein", "Abraham Lincoln", "Galileo Galilei",
+    ),
+    "company": (
+        "Apple", "Toyota", "Siemens", "Nokia", "Boeing", "Sony", "Volvo", "Intel", "Nestlé",
+        "Microsoft", "Samsung",
+    ),
+    "city": (
+        "Paris", "Berlin", "Tokyo", "Cairo", "Toronto", "Madrid", "Oslo", "Lima", "Mumbai",
+        "Warsaw", "Rome", "Vienna",
+    ),
+    "work": (
+        "Hamlet", "Moby Dick", "War and Peace", "The Odyssey", "Don Quixote", "Faust",
+        "Pride and Prejudice", "The Great Gatsby",
+    ),
+}  # fmt: skip
+
+_RELATIONS = {
+    "country": ("capital", "currency", "language", "continent", "population", "president"),
+    "person": ("occupation", "profession", "nationality", "birthplace", "father", "spouse"),
+    "company": ("headquarters", "founder", "ceo", "industry"),
+    "work": ("author", "writer", "genre"),
+    "city": ("country", "mayor"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Prompts about one fact.
+
+    Attributes:
+        paraphrases: other prompts that the target completes.
+        neighbours: (entity, prompt) pairs: the same relation, other entities.
+    """
+
+    canonical: str
+    paraphrases: tuple[str, ...]
+    neighbours: tuple[tuple[str, str], ...]
+
+
+def canonical(entity: str, relation: str) -> str:
+    """The prompt that a fact's target completes."""
+    return _filled(CANONICAL, entity, relation)
+
+
+def key_prompts(entity: str, relation: str) -> tuple[str, ...]:
+    """The prompts whose FFN inputs are a fact's keys."""
+    return tuple(_filled(template, entity, relation) for template in KEYS)
+
+
+def probes_for(
+    entity: str, relation: str, *, paraphrases: int, neighbours: int, without: Collection[str] = ()
+) -> Probes:
+    """The prompts that measure an edit of a fact.
+
+    Args:
+        paraphrases, neighbours: how many at most.
+        without: entities that are no neighbours, because they are edited as well.
+    """
+    left_out = {name.casefold() for name in (entity, *without)}
+    pool = [name for name in _pool(entity, relation) if name.casefold() not in left_out]
+    return Probes(
+        canonical(entity, relation),
+        tuple(_filled(each, entity, relation) for each in PARAPHRASES[:paraphrases]),
+        tuple((name, canonical(name, relation)) for name in pool[:neighbours]),
+    )
+
+
+def _pool(entity: str, relation: str) -> tuple[str, ...]:
+    folded = entity.casefold()
+    for names in _POOLS.values():
+        if any(name.casefold() == folded for name in names):
+            return names
+    words = plain_relation(relation).casefold().split()
+    for kind, relations in _RELATIONS.items():
+        if set(words) & set(relations):
+            return _POOLS[kind]
+    return _POOLS["country"]
+
+
+def _filled(template: str, entity: str, relation: str) -> str:
+    """A template about an entity; ``capital-of`` reads as ``capital``, for the template says of."""
+    words = plain_relation(relation).removesuffix(" of")
+    return template.replace("{relation}", words).replace("{entity}", entity)

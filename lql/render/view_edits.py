@@ -1,0 +1,72 @@
+"""Layouts of the report of an edit, and of what statements about patches did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lql.render.blocks import Block, Grid, Line, facts, grid
+from lql.render.text import duration, percent, printable, size
+from lql.render.view import lay_out
+from lql.results.edits import EditResult, FactRow, Measures, PatchResult, ProbeRow
+
+
+@lay_out.register
+def _(result: EditResult) -> Sequence[Block]:
+    blocks: list[Block] = [Line(_said(result.statement, fact)) for fact in result.facts[:10]]
+    if len(result.facts) > len(blocks):
+        blocks.append(Line(f"… and {len(result.facts) - len(blocks)} more facts"))
+    if not result.facts:
+        blocks.append(Line("no fact was changed"))
+    if result.probes:
+        blocks += [_probes(result), facts(list(_measures(result.measures, result.probes)))]
+    cost = f"{duration(result.seconds)}, {size(result.size_bytes)}"
+    return (*blocks, Line(f"{result.mode}, check {result.check}: {cost}"))
+
+
+def _said(statement: str, fact: FactRow) -> str:
+    was = "" if fact.replaced is None or fact.replaced == fact.target else f", was {fact.replaced}"
+    names = f", also called {', '.join(fact.aliases)}" if fact.aliases else ""
+    where = f"(layer {fact.layer}{was}{names})"
+    target = "nothing stored" if fact.target is None else fact.target
+    return printable(f"{statement} {fact.entity} —{fact.relation}→ {target} {where}")
+
+
+def _probes(result: EditResult) -> Grid:
+    names = ("kind", "prompt", "before", "after", "probability_before", "probability_after", "ok")
+    columns = [column for column in result.columns if column.name in names]
+    rows = [tuple(getattr(probe, column.name) for column in columns) for probe in result.probes]
+    return grid(columns, rows)
+
+
+def _measures(measures: Measures, probes: Sequence[ProbeRow]) -> Iterator[tuple[str, str]]:
+    for name, kind, value in (
+        ("efficacy", "canonical", measures.efficacy),
+        ("paraphrases", "paraphrase", measures.paraphrases),
+        ("neighbours", "neighbour", measures.neighbours),
+    ):
+        if value is not None:
+            asked = [probe for probe in probes if probe.kind == kind]
+            good = sum(bool(probe.ok) for probe in asked)
+            word = "unchanged" if kind == "neighbour" else "as wanted"
+            yield name, f"{good} of {len(asked)} {word} ({percent(value)})"
+    if measures.controls is not None:
+        asked = [probe for probe in probes if probe.kind == "control"]
+        changed = sum(not probe.ok for probe in asked)
+        yield "controls", f"{changed} of {len(asked)} changed, mean KL {measures.controls:.4g} nats"
+
+
+@lay_out.register
+def _(result: PatchResult) -> Sequence[Block]:
+    written = "" if result.size_bytes is None else f", {size(result.size_bytes)}"
+    count = "1 operation" if result.operations == 1 else f"{result.operations} operations"
+    patch = "" if result.patch is None else f" {result.patch}"
+    left = "1 edit" if result.left == 1 else f"{result.left} edits"
+    head = f"{result.statement}{patch}: {count}{written}; {left} in effect"
+    return (
+        Line(printable(head)),
+        *(Line(printable(f"  {title}")) for title in result.edits),
+        *(
+            Line(printable(f"  conflict: {each.what} {each.before}, now {each.after}"))
+            for each in result.conflicts
+        ),
+    )

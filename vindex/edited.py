@@ -1,0 +1,131 @@
+"""A vindex with some features edited: what it holds differs, and nothing that reads it knows.
+
+Browse statements, the loader of the forward pass, comparison and writers all read a ``Vindex``
+through the same few methods; here those give the edited rows. The base is never written.
+
+Shape legend: D hidden, F features of a layer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from vindex.downmeta import DownMeta, Records
+from vindex.edits import FeatureEdit, Slot
+from vindex.kinds import StorageDtype
+from vindex.labels import Labels
+from vindex.source import StoredTensor
+from vindex.spec import Role
+from vindex.store import Vindex
+
+_ROLES = {Role.GATE: "gate", Role.UP: "up", Role.DOWN: "down"}
+
+
+class EditedVindex(Vindex):
+    """A base with features edited. It lives on the base's open files: close only the base.
+
+    Args:
+        base: an open vindex.
+        features: edits by (layer, feature), each within the base.
+    """
+
+    def __init__(self, base: Vindex, features: Mapping[Slot, FeatureEdit]) -> None:
+        self.__dict__.update(base.__dict__)
+        for name in ("down_meta", "labels"):
+            self.__dict__.pop(name, None)
+        self._base = base
+        self._edits: dict[int, dict[int, FeatureEdit]] = defaultdict(dict)
+        for (layer, feature), edit in features.items():
+            self._edits[layer][feature] = edit
+        self._edited: dict[tuple[Role, int], StoredTensor] = {}
+
+    @cached_property
+    def down_meta(self) -> DownMeta:
+        """The base's, with the tokens of edited features."""
+        return EditedDownMeta(self._base.down_meta, self._edits)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The base's, with the relations of facts that were written into features."""
+        base = self._base.labels
+        own = {
+            (layer, feature): edit.relation
+            for layer, edits in self._edits.items()
+            for feature, edit in edits.items()
+            if edit.relation is not None
+        }
+        return replace(base, probes={**base.probes, **own})
+
+    def edited_features(self, layer: int) -> Collection[int]:
+        """The features of a layer that an edit stands over."""
+        return self._edits.get(layer, {}).keys()
+
+    def gate(self, layer: int) -> StoredTensor:
+        """The gate matrix of a layer, ``[F, D]``."""
+        return self._with_rows(Role.GATE, layer, self._base.gate(layer))
+
+    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+        """A tensor, with the rows or columns of edited features."""
+        stored = self._base.tensor(role, layer)
+        return stored if layer is None else self._with_rows(role, layer, stored)
+
+    def stored(self, key: str) -> StoredTensor:
+        """A tensor of the manifest by its key."""
+        for (role, layer), known in self._keys.items():
+            if known == key and layer is not None and role in _ROLES:
+                return self.tensor(role, layer)
+        return self._base.stored(key)
+
+    def _with_rows(self, role: Role, layer: int, stored: StoredTensor) -> StoredTensor:
+        name = _ROLES.get(role)
+        edits = self._edits.get(layer, {})
+        if name is None or not any(
+            edit.off or getattr(edit, name) is not None for edit in edits.values()
+        ):
+            return stored
+        if (role, layer) not in self._edited:
+            values = np.array(stored.float32())
+            rows = values.T if role is Role.DOWN else values  # [F, D]
+            for feature, edit in edits.items():
+                vector = getattr(edit, name)
+                if edit.off and vector is None:
+                    rows[feature] = 0.0
+                elif vector is not None:
+                    rows[feature] = vector.array
+            values.flags.writeable = False
+            self._edited[role, layer] = StoredTensor(stored.key, StorageDtype.F32, values)
+        return self._edited[role, layer]
+
+
+class EditedDownMeta(DownMeta):
+    """``down_meta.bin`` with the tokens of edited features: one token each, or none."""
+
+    def __init__(self, base: DownMeta, edits: Mapping[int, Mapping[int, FeatureEdit]]) -> None:
+        self.__dict__.update(base.__dict__)
+        self._edits = edits
+        self._copies: dict[int, Records] = {}
+
+    def records(self, layer: int) -> Records:
+        """All records of a layer, ``[F]``."""
+        edits = self._edits.get(layer, {})
+        if not any(edit.off or edit.writes is not None for edit in edits.values()):
+            return super().records(layer)
+        if layer not in self._copies:
+            records: npt.NDArray[np.void] = np.array(super().records(layer))
+            for feature, edit in edits.items():
+                if edit.off or edit.writes is not None:
+                    records[feature] = np.zeros((), records.dtype)
+                if edit.writes is not None:
+                    token, score = edit.writes.token_id, edit.writes.score
+                    records[feature]["token"], records[feature]["score"] = token, score
+                    if self.top_k:
+                        records["top"]["token"][feature, 0] = token
+                        records["top"]["score"][feature, 0] = score
+            self._copies[layer] = records
+        return self._copies[layer]

@@ -1,0 +1,260 @@
+"""The operations of an overlay: typed, frozen, compared by content.
+
+There is one class per operation of a ``.vlp`` file. Folding a sequence of them over what the base
+holds gives an ``EditView``, the effective edits; nothing else decides what an operation means.
+
+Shape legend: D hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypeAlias, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+FactName: TypeAlias = tuple[str, str]
+"""Entity and relation as they are compared: without case, ``-`` and ``_`` read as spaces."""
+
+Slot: TypeAlias = tuple[int, int]
+"""Layer and feature."""
+
+_BLANKS = re.compile(r"[\s_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A vector ``[D]`` as little-endian float32 bytes: hashable, and equal only bit for bit."""
+
+    data: bytes
+
+    @staticmethod
+    def of(values: npt.ArrayLike) -> Vector:
+        """The vector with these values."""
+        return Vector(np.ascontiguousarray(values, "<f4").tobytes())
+
+    @property
+    def array(self) -> Float32:
+        """A read-only view, ``[D]`` float32."""
+        return np.frombuffer(self.data, "<f4")
+
+    def __len__(self) -> int:
+        return len(self.data) // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact of the residual key store (INSERT … MODE KNN).
+
+    Attributes:
+        layer: whose FFN input is compared with the keys.
+        target: the whole text that the fact forces; ``target_id`` is its first token.
+        keys: FFN inputs at the last token of prompts that the target completes, ``[D]`` each; the
+            canonical prompt's comes first. Their length carries no meaning, only their direction.
+        confidence: 0..1, what the user said.
+        aliases: other names of the entity.
+    """
+
+    layer: int
+    entity: str
+    relation: str
+    target: str
+    target_id: int
+    keys: tuple[Vector, ...]
+    confidence: float = 1.0
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact: an overlay holds one target per name."""
+        return fact_name(self.entity, self.relation)
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenToken:
+    """The token that an edited feature is said to write: text, id and score."""
+
+    token: str
+    token_id: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class PutFact:
+    """Store a fact, in the place of one with the same name."""
+
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class DropFacts:
+    """Remove the stored facts of an entity: one relation's, or all for ``None``."""
+
+    entity: str
+    relation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutFeature:
+    """Write a fact into a feature's vectors; a vector that is ``None`` stays as it is."""
+
+    layer: int
+    feature: int
+    entity: str
+    target: str
+    relation: str | None = None
+    confidence: float | None = None
+    gate: Vector | None = None
+    up: Vector | None = None
+    down: Vector | None = None
+    writes: WrittenToken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFeature:
+    """Replace vectors of a feature, or what it is said to write; ``None`` leaves as it is."""
+
+    layer: int
+    feature: int
+    gate: Vector | None = None
+    up: Vector | None = None
+    down: Vector | None = None
+    writes: WrittenToken | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DropFeature:
+    """Switch a feature off: it responds to nothing and writes nothing."""
+
+    layer: int
+    feature: int
+    reason: str | None = None
+
+
+FeatureOperation: TypeAlias = PutFeature | ChangeFeature | DropFeature
+Operation: TypeAlias = PutFact | DropFacts | FeatureOperation
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEdit:
+    """What the operations on one feature come to.
+
+    Attributes:
+        off: the feature was switched off.
+        gate, up, down: vectors in the place of the stored ones, or ``None``.
+        writes: token in the place of the described one, or ``None``.
+        relation: the relation of the fact that was written into it, or ``None``.
+    """
+
+    off: bool = False
+    gate: Vector | None = None
+    up: Vector | None = None
+    down: Vector | None = None
+    writes: WrittenToken | None = None
+    relation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EditView:
+    """The effective edits over a base: what every statement reads.
+
+    Attributes:
+        facts: stored facts by name, in the order in which they were first stored.
+        features: edited features by (layer, feature).
+    """
+
+    facts: Mapping[FactName, Fact]
+    features: Mapping[Slot, FeatureEdit]
+
+    def __bool__(self) -> bool:
+        return bool(self.facts or self.features)
+
+
+def fact_name(entity: str, relation: str) -> FactName:
+    """Entity and relation as they are compared."""
+    return _BLANKS.sub(" ", entity).strip().casefold(), plain_relation(relation).casefold()
+
+
+def plain_relation(relation: str) -> str:
+    """A relation as words: ``capital-of`` is ``capital of``."""
+    return _BLANKS.sub(" ", relation).strip()
+
+
+def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
+    """What operations in this order come to, over the facts that the base holds."""
+    facts = {fact.name: fact for fact in base}
+    features: dict[Slot, FeatureEdit] = {}
+    for operation in operations:
+        match operation:
+            case PutFact(fact):
+                facts[fact.name] = fact
+            case DropFacts(entity, relation) if relation is not None:
+                facts.pop(fact_name(entity, relation), None)
+            case DropFacts(entity):
+                gone = fact_name(entity, "")[0]
+                facts = {name: fact for name, fact in facts.items() if name[0] != gone}
+            case PutFeature() | ChangeFeature() | DropFeature():
+                slot = (operation.layer, operation.feature)
+                features[slot] = _edited(features.get(slot, FeatureEdit()), operation)
+            case _:
+                assert_never(operation)
+    return EditView(MappingProxyType(facts), MappingProxyType(features))
+
+
+def _edited(before: FeatureEdit, operation: FeatureOperation) -> FeatureEdit:
+    writes: WrittenToken | None
+    match operation:
+        case DropFeature():
+            return FeatureEdit(off=True)
+        case PutFeature():
+            writes = operation.writes or WrittenToken(
+                operation.target, 0, 0.9 if operation.confidence is None else operation.confidence
+            )
+            before = replace(before, off=False, relation=operation.relation)
+        case ChangeFeature():
+            writes = operation.writes or before.writes
+        case _:
+            assert_never(operation)
+    return replace(
+        before,
+        gate=operation.gate or before.gate,
+        up=operation.up or before.up,
+        down=operation.down or before.down,
+        writes=writes,
+    )
+
+
+def compacted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """The shortest log of the same effect over every base: the last operation on each name.
+
+    Removals come first: larql knows only the removal of all facts of an entity, and a reader that
+    takes ours for that still ends with every fact that is stored after it.
+    """
+    view = folded((), operations := tuple(operations))
+    dropped: dict[tuple[str, str | None], DropFacts] = {}
+    for operation in operations:
+        if isinstance(operation, DropFacts):
+            relation = operation.relation
+            key = fact_name(operation.entity, relation or "")
+            dropped[key[0], None if relation is None else key[1]] = operation
+    slots: dict[Slot, list[Operation]] = {}
+    for operation in operations:
+        if isinstance(operation, PutFeature | ChangeFeature | DropFeature):
+            before = slots.setdefault((operation.layer, operation.feature), [])
+            if isinstance(operation, DropFeature):
+                before.clear()
+            before.append(operation)
+    return (
+        *dropped.values(),
+        *(PutFact(fact) for fact in view.facts.values()),
+        *(operation for each in slots.values() for operation in each),
+    )
