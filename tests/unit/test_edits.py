@@ -451,11 +451,11 @@ def test_a_composed_patch_of_larql_gives_larqls_own_weights(data_dir: Path) -> N
         one(session, "APPLY PATCH :p;", p=data_dir / "golden/patches/compose.vlp")
         after = session.model().logits(IDS)
         assert not np.array_equal(before, after)
-        shown = one(session, "SHOW FEATURES 2 WHERE feature = 130;")
-        assert [(row["token_id"], row["edited"]) for row in shown.rows] == [(377, True)]
-        assert [row.relation for row in shown.features] == ["capital"]
-        gone = one(session, "SHOW FEATURES 1 WHERE feature = 7;")
-        assert gone.features == ()
+        columns = "SELECT token_id, relation, edited FROM FEATURES"
+        shown = one(session, f"{columns} WHERE layer = 2 AND feature = 130;")
+        assert shown.rows == [{"token_id": 377, "relation": "capital", "edited": True}]
+        gone = one(session, f"{columns} WHERE layer = 1 AND feature = 7;")
+        assert gone.rows == [{"token_id": None, "relation": None, "edited": True}]
         edited = session.overlay.view.features
         assert edited[1, 7] == FeatureEdit(off=True)
         with open_vindex(VINDEXES / "llama_h96.f16") as base:
