@@ -15,31 +15,55 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vindex.kinds import ExtractLevel
+from vindex.spec_ffn import (
+    Activation,
+    DenseBeside,
+    FfnPart,
+    FfnSpec,
+    GroupLimit,
+    GroupScore,
+    MoeSpec,
+    NormKind,
+    NormSpec,
+    PartKind,
+    RoutingSpec,
+    Scoring,
+    ffn_parts,
+)
 
-
-class NormKind(Enum):
-    """How a normalisation uses its weight."""
-
-    RMS = "rms"  # x * rsqrt(mean(x^2) + eps), cast to input dtype, times w
-    RMS_OFFSET = "rms_offset"  # the same, times (1 + w), in float32 before the cast (Gemma 1-3)
-    LAYER = "layer"  # LayerNorm with weight and bias
-
-
-@dataclass(frozen=True, slots=True)
-class NormSpec:
-    """A normalisation: its kind and epsilon (added inside the root)."""
-
-    kind: NormKind
-    eps: float
-
-
-class Activation(Enum):
-    """FFN non-linearity. ``GELU`` is the exact (erf) one, ``GELU_TANH`` the tanh approximation."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    RELU = "relu"
+__all__ = [
+    "DOWN_ROLES",
+    "GATE_ROLES",
+    "Activation",
+    "AttentionKind",
+    "AttentionSpec",
+    "Cut",
+    "DenseBeside",
+    "FfnPart",
+    "FfnSpec",
+    "GroupLimit",
+    "GroupScore",
+    "LayerSpec",
+    "LearnedPositions",
+    "ModelSpec",
+    "MoeSpec",
+    "NormKind",
+    "NormSpec",
+    "PartKind",
+    "Placement",
+    "PleSpec",
+    "QkNormSpan",
+    "Role",
+    "RopeScaling",
+    "RopeSpec",
+    "RoutingSpec",
+    "Scoring",
+    "StorageFile",
+    "TensorIdentity",
+    "TensorSpec",
+    "ffn_parts",
+    "part_roles",
+]
 
 
 class RopeScaling(Enum):
@@ -140,16 +164,6 @@ class AttentionSpec:
     kv_source: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FfnSpec:
-    """Feed-forward of one layer: ``down(act(gate x) * up x)``; ungated ``down(act(up x))``."""
-
-    width: int
-    activation: Activation
-    gated: bool = True
-    bias: bool = False
-
-
 class Placement(Enum):
     """Where the norms of a layer stand.
 
@@ -198,7 +212,7 @@ class LayerSpec:
 
     index: int
     attention: AttentionSpec
-    ffn: FfnSpec
+    ffn: FfnSpec | MoeSpec
     placement: Placement
     norm: NormSpec
     scaled: bool = False
@@ -254,6 +268,24 @@ class Role(Enum):
     GATE_BIAS = "gate_bias"
     UP_BIAS = "up_bias"
     DOWN_BIAS = "down_bias"
+    ROUTER = "router"  # a row for each expert
+    ROUTER_BIAS = "router_bias"
+    ROUTER_CORRECTION_BIAS = "router_correction_bias"  # on scores, for the choice only
+    ROUTER_SCALE = "router_scale"  # on the router's normed input
+    EXPERT_SCALE = "expert_scale"  # on the experts' weights, one number for each
+    EXPERT_GATE = "expert_gate"  # with an expert's number, as all EXPERT_* below
+    EXPERT_UP = "expert_up"
+    EXPERT_DOWN = "expert_down"
+    EXPERT_GATE_BIAS = "expert_gate_bias"
+    EXPERT_UP_BIAS = "expert_up_bias"
+    EXPERT_DOWN_BIAS = "expert_down_bias"
+    SHARED_GATE = "shared_gate"
+    SHARED_UP = "shared_up"
+    SHARED_DOWN = "shared_down"
+    SHARED_SWITCH = "shared_switch"  # one row: how much of the shared expert is added
+    DENSE_POST_NORM = "dense_post_norm"  # on the output of the FFN beside the experts
+    EXPERTS_NORM = "experts_norm"  # before the experts beside it
+    EXPERTS_POST_NORM = "experts_post_norm"  # on their output
     LAYER_SCALAR = "layer_scalar"  # on the residual stream, at the layer's end
     PLE_PROJECTION = "ple_projection"  # M: from the embedding to all layers' vectors
     PLE_PROJECTION_NORM = "ple_projection_norm"  # on each layer's part of what M gives
@@ -266,6 +298,29 @@ class Role(Enum):
     def is_bias(self) -> bool:
         """Whether it is added, not multiplied; a vindex keeps those in float32."""
         return self.value.endswith("_bias")
+
+    @property
+    def bias(self) -> Role:
+        """The bias that belongs to a matrix of this role."""
+        return Role(f"{self.value}_bias")
+
+
+_PART_ROLES = {
+    PartKind.DENSE: (Role.GATE, Role.UP, Role.DOWN),
+    PartKind.EXPERT: (Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN),
+    PartKind.SHARED: (Role.SHARED_GATE, Role.SHARED_UP, Role.SHARED_DOWN),
+}
+
+
+def part_roles(kind: PartKind) -> tuple[Role, Role, Role]:
+    """The roles of the gate, up and down matrices of an FFN."""
+    return _PART_ROLES[kind]
+
+
+#: Matrices that together are a layer's block of gate rows.
+GATE_ROLES = frozenset(gate for gate, _, _ in _PART_ROLES.values())
+#: Matrices whose columns together are what a layer's features write.
+DOWN_ROLES = frozenset(down for _, _, down in _PART_ROLES.values())
 
 
 class StorageFile(Enum):
@@ -288,7 +343,9 @@ class Cut:
 
     The checkpoint tensor, turned over first if ``transposed``, consists of ``blocks`` equal blocks
     of rows; rows ``start..stop`` of every block, below each other, are the vindex tensor. Fused
-    projections have one block, GPT-NeoX's q, k and v one for each head.
+    projections have one block, GPT-NeoX's q, k and v one for each head, rows that alternate
+    between gate and up one for each feature. Of a checkpoint tensor that holds all experts only
+    the part of one is looked at.
 
     Attributes:
         key: of the checkpoint tensor, without the family's prefix.
@@ -296,6 +353,7 @@ class Cut:
         start, stop: rows within each block.
         blocks: how many.
         transposed: the checkpoint has ``[in, out]``.
+        slab: the checkpoint tensor has one axis more, the first; this is the place on it.
     """
 
     key: str
@@ -304,6 +362,7 @@ class Cut:
     stop: int
     blocks: int = 1
     transposed: bool = False
+    slab: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +378,8 @@ class TensorSpec:
         level: the lowest extract level that stores it.
         optional: may be absent (an lm_head of a tied model).
         cut: where in a checkpoint it comes from; ``None`` if it is there under ``key``.
+        others: where other checkpoints of the family have it.
+        expert: identity too, for the tensors of an expert.
     """
 
     role: Role
@@ -329,6 +390,17 @@ class TensorSpec:
     level: ExtractLevel
     optional: bool = False
     cut: Cut | None = None
+    others: tuple[Cut, ...] = ()
+    expert: int | None = None
+
+    @property
+    def identity(self) -> TensorIdentity:
+        """What tells it from the model's other tensors."""
+        return self.role, self.layer, self.expert
+
+
+#: Role, layer and expert; ``None`` for what a tensor does not belong to.
+TensorIdentity = tuple[Role, int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +458,7 @@ class ModelSpec:
 
     @property
     def intermediate_size(self) -> int:
-        """Widest FFN of the model; per-layer truth is ``layers[i].ffn.width``."""
+        """Features of the layer with the most; per-layer truth is ``layers[i].ffn.width``."""
         return max(layer.ffn.width for layer in self.layers)
 
     def needed(self, level: ExtractLevel) -> Iterator[TensorSpec]:

@@ -83,11 +83,13 @@ class BrokenSource:
         self.generation_config: Mapping[str, Any] = source.generation_config
         self.chat_template = source.chat_template
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        return self._source.has(role, layer)
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        return self._source.has(role, layer, expert)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        stored = self._source.tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        stored = self._source.tensor(role, layer, expert)
         if role not in self._mistake.tensors:
             return stored
         values = self._mistake.tensors[role](self._source, stored)

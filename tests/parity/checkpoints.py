@@ -60,6 +60,8 @@ class Row:
         stale_keys: the file holds k and v of layers that read those of others.
         head_norms: factor on the weights of q and k norms. Where the scale of attention is 1, a
             factor of 1 would let each query see a single key.
+        fused_experts: the file holds the experts of a layer as transformers has them in memory,
+            stacked, and under its names.
     """
 
     name: str
@@ -73,9 +75,15 @@ class Row:
     by_length: bool = False
     stale_keys: bool = False
     head_norms: float = 1.0
+    fused_experts: bool = False
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens visit experts."""
+        return any(key in self.config for key in ("num_experts_per_tok", "top_k_experts"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ def write(row: Row, directory: Path) -> Written:
     model = _model(row)
     saved = directory / row.name / Spelling.V5.value
     weights = {name: value.to(row.dtype) for name, value in model.state_dict().items()}
-    model.save_pretrained(saved, state_dict=weights)
+    model.save_pretrained(saved, state_dict=weights, save_original_format=not row.fused_experts)
     _rename(saved / "model.safetensors", row)
     tokenizer().save(str(saved / "tokenizer.json"))
     hub = directory / row.name / Spelling.HUB.value
@@ -132,6 +140,8 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
         gemma4.hub_spelling(text)
     if not row.listed:
         text.pop("layer_types", None)
+    if text["model_type"] == "qwen3_moe":
+        text["num_experts"] = text.pop("num_local_experts")
     if text["model_type"].startswith("gemma4"):  # younger than the key rope_parameters
         return result
     rope = text.pop("rope_parameters", None)
@@ -163,6 +173,8 @@ def _model(row: Row) -> Model:
             noise = torch.randn(parameter.shape, generator=random)
             if name.endswith("bias"):
                 values = 0.15 * noise
+            elif name.endswith(("router.scale", "per_expert_scale")):
+                values = 0.3 * noise + 1.0
             elif "norm" in name or ".ln_" in name:
                 values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
                 if "q_norm" in name or "k_norm" in name:

@@ -20,7 +20,6 @@ SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex dir
 
 # Families that are not in this package yet, and what larql's record of them lacks.
 LOSSY: Mapping[str, str] = {
-    "mixtral": "the number of experts per token is not recorded as the model uses it",
     "gpt_oss": "expert weights, biases and attention sinks are not in the vindex",
     "deepseek_v2": "the latent attention sizes are not recorded",
     "deepseek_v3": "the latent attention sizes are not recorded",
@@ -36,6 +35,7 @@ def rebuild(
     embed_scale: float | None,
     tied_by_family: bool = False,
     has_multipliers: bool = False,
+    has_experts: bool = False,
 ) -> Rebuilt:
     """The keys that every llama-like family shares.
 
@@ -46,6 +46,7 @@ def rebuild(
             cannot be rebuilt. ``None`` where it is for the config to say.
         tied_by_family: every release of the family ties its head, so tying needs no note.
         has_multipliers: the family computes with Granite's multipliers.
+        has_experts: the family reads ``moe`` itself.
 
     Raises:
         Unsupported: no ``model_config``, or one that belongs to a variant of the family.
@@ -62,7 +63,8 @@ def rebuild(
         },
         "index.json: model_config",
     )
-    facts.must_be_default("moe")
+    if not has_experts:
+        facts.must_be_default("moe")
     for key in () if has_multipliers else _MULTIPLIERS:
         facts.must_be_default(key, 1.0)
     if embed_scale is not None and not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
