@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tests.parity.checkpoints import EPS
+from tests.parity.mixtures import is_ungated, other_activation
 from tests.parity.reference import Floats
 from vindex.kinds import StorageDtype
 from vindex.source import ModelSource, StoredTensor
@@ -57,11 +58,12 @@ class Mistake:
         if self.spec(source.spec) != source.spec:
             return True
         stored = [
-            source.tensor(tensor.role, tensor.layer)
+            source.tensor(*tensor.identity)
             for tensor in source.spec.tensors
-            if tensor.layer in (None, 0)
+            if tensor.layer in (None, 0, 1)  # the first may be without experts
+            and tensor.expert in (None, 1)
             and tensor.role in self.tensors
-            and source.has(tensor.role, tensor.layer)
+            and source.has(*tensor.identity)
         ]
         return any(
             not np.array_equal(change(source, tensor), tensor.float32())
@@ -105,8 +107,8 @@ def _zeros(_source: ModelSource, stored: StoredTensor) -> Floats:
 
 def _zeros_if_gated(source: ModelSource, stored: StoredTensor) -> Floats:
     """A model without gates keeps its up rows in the gate's place, for browsing only."""
-    gated = source.spec.layers[0].ffn.gated
-    return _zeros(source, stored) if gated else stored.float32()
+    ungated = is_ungated(source.spec.layers[0].ffn)
+    return stored.float32() if ungated else _zeros(source, stored)
 
 
 def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
@@ -157,8 +159,8 @@ def _each_rope(change: Callable[[RopeSpec, AttentionKind], RopeSpec]) -> SpecCha
 
 def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
     def changed(layer: LayerSpec) -> LayerSpec:
-        activation = wrong[layer.ffn.activation]
-        return dataclasses.replace(layer, ffn=dataclasses.replace(layer.ffn, activation=activation))
+        ffn = other_activation(layer.ffn, wrong.__getitem__)
+        return dataclasses.replace(layer, ffn=ffn)
 
     return _each_layer(changed)
 
@@ -387,6 +389,11 @@ _IDENTITIES = (
     Role.LAYER_SCALAR,
     Role.PLE_PROJECTION_NORM,
     Role.PLE_NORM,
+    Role.ROUTER_SCALE,
+    Role.EXPERT_SCALE,
+    Role.DENSE_POST_NORM,
+    Role.EXPERTS_NORM,
+    Role.EXPERTS_POST_NORM,
 )
 _SPECIAL = (Role.EMBED, Role.HEAD, Role.GATE, Role.K_BIAS)
 
