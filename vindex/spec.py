@@ -106,10 +106,34 @@ class QkNormSpan(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """Multi-head latent attention: all heads' keys and values are made of one small vector.
+
+    A token is kept as its latent ``c = norm(A x)`` and one rotated key ``r`` for all heads. Head h
+    has the key ``[K_h c | r]`` and the value ``V_h c``; its queries rotate in as many last lanes.
+
+    Attributes:
+        rank: size of c.
+        value_size: of a head's value, which is not that of its key.
+        query_rank: size of the latent that queries are made of, ``None`` where they are made of x.
+        norm: of both latents.
+        bias: on the projections to the latents.
+    """
+
+    rank: int
+    value_size: int
+    query_rank: int | None
+    norm: NormSpec
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """Attention of one layer.
 
     Attributes:
+        kv_heads: K; 1 with latents, of which all query heads read the same.
+        head_size: S, of queries and keys, rotated lanes included.
         window: keys visible to a query including itself (``None`` for full attention).
         scale: factor on q·k.
         softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
@@ -121,6 +145,8 @@ class AttentionSpec:
             projection of v.
         kv_source: the earlier layer whose keys and values this one reads instead of having k and
             v of its own, or ``None``.
+        sinks: every head has a stored score that takes its share of the softmax and gives nothing.
+        latent: latent attention, or ``None`` for projections of k and v.
     """
 
     kind: AttentionKind
@@ -138,6 +164,23 @@ class AttentionSpec:
     v_norm: NormSpec | None = None
     values_are_keys: bool = False
     kv_source: int | None = None
+    sinks: bool = False
+    latent: LatentSpec | None = None
+
+    @property
+    def turning_size(self) -> int:
+        """Lanes of a head that rope turns; with latents the last ones."""
+        return 0 if self.rope is None else self.rope.rotary_size
+
+    @property
+    def plain_size(self) -> int:
+        """Lanes of a head that stay."""
+        return self.head_size - self.turning_size
+
+    @property
+    def output_size(self) -> int:
+        """What all heads together give to the output projection."""
+        return self.heads * (self.head_size if self.latent is None else self.latent.value_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +291,16 @@ class Role(Enum):
     O_BIAS = "o_bias"
     Q_NORM = "q_norm"
     K_NORM = "k_norm"
+    Q_NORM_BIAS = "q_norm_bias"
+    K_NORM_BIAS = "k_norm_bias"
+    SINKS = "sinks"  # a score for each head that takes part in the softmax only
+    Q_LATENT = "q_latent"  # to the latent that Q reads in x's place
+    Q_LATENT_BIAS = "q_latent_bias"
+    Q_LATENT_NORM = "q_latent_norm"
+    KV_LATENT = "kv_latent"  # to the latent of keys and values, and below it the rotated key
+    KV_LATENT_BIAS = "kv_latent_bias"
+    KV_LATENT_NORM = "kv_latent_norm"
+    KV = "kv"  # from that latent: for each head rows of its key, then of its value
     GATE = "gate"
     UP = "up"
     DOWN = "down"
@@ -265,7 +318,7 @@ class Role(Enum):
     @property
     def is_bias(self) -> bool:
         """Whether it is added, not multiplied; a vindex keeps those in float32."""
-        return self.value.endswith("_bias")
+        return self.value.endswith("_bias") or self is Role.SINKS
 
 
 class StorageFile(Enum):

@@ -167,6 +167,8 @@ class Decoder:
         )
         arrays = [table.array for table in tables if table is not None]
         held = sum(array.nbytes for array in arrays if not is_mapped(array))
+        latents = (layer.attention.latent for layer in self._weights.layers)
+        held += sum(latent.resident_bytes for latent in latents if latent is not None)
         return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
@@ -251,6 +253,9 @@ def _layer(
 
 def _matrices(layer: Layer) -> Iterator[Linear]:
     yield layer.attention.qkv
+    latent = layer.attention.latent
+    if latent is not None and latent.query is not None:
+        yield latent.query[1]
     yield layer.attention.output
     yield layer.feed_forward.inner
     yield layer.feed_forward.down

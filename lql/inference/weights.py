@@ -21,15 +21,17 @@ from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
+from lql.inference.latent import Latent
 from lql.inference.linear import Linear, prepare
-from lql.inference.norms import HiddenNorm, LayerNorm, Norm, ProjectionNorm
+from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
-from lql.inference.rows import Part, Rows
+from lql.inference.rows import Part, Rows, torch_view
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     AttentionSpec,
+    LatentSpec,
     LayerSpec,
     NormKind,
     NormSpec,
@@ -122,20 +124,8 @@ class _Loader:
 
     def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
         """Start preparing a layer; the result waits for it."""
-        index, attention = spec.index, spec.attention
-        biased = attention.qkv_bias
-        q_order = lane_order(attention.rope, attention.heads, attention.head_size)
-        k_order = lane_order(attention.rope, attention.kv_heads, attention.head_size)
-        q = (Role.Q, Role.Q_BIAS if biased else None, q_order)
-        k = (Role.K, Role.K_BIAS if biased else None, k_order)
-        v = (Role.V, Role.V_BIAS if biased else None, None)
-        if attention.kv_source is not None:
-            qkv = self._matrix(index, q)
-        elif attention.values_are_keys:
-            qkv = self._matrix(index, q, k)
-        else:
-            qkv = self._matrix(index, q, k, v)
-        output = self._matrix(index, (Role.O, Role.O_BIAS if attention.output_bias else None, None))
+        index = spec.index
+        attention = self._attention(index, spec.attention)
         up = (Role.UP, Role.UP_BIAS if spec.ffn.bias else None, None)
         gate = (Role.GATE, Role.GATE_BIAS if spec.ffn.bias else None, None)
         inner = self._matrix(index, *((gate, up) if spec.ffn.gated else (up,)))
@@ -152,15 +142,7 @@ class _Loader:
             return Layer(
                 index=index,
                 attn_norm=attn_norm,
-                attention=Attention(
-                    spec=attention,
-                    qkv=qkv(),
-                    output=output(),
-                    qk_norm=self._qk_norm(spec),
-                    rope=self._rope(attention.rope),
-                    v_norm=_value_norm(attention),
-                    value_lanes=_value_lanes(attention),
-                ),
+                attention=attention(),
                 attn_post_norm=norm(Role.ATTN_POST_NORM, placement.norms_outputs),
                 # A parallel layer without a second norm has one for both.
                 ffn_norm=attn_norm if ffn_norm is None else ffn_norm,
@@ -173,6 +155,68 @@ class _Loader:
             )
 
         return finish
+
+    def _attention(self, index: int, spec: AttentionSpec) -> Callable[[], Attention]:
+        """Start preparing a layer's attention."""
+        biased = spec.qkv_bias
+        q_order = lane_order(spec.rope, spec.heads, spec.head_size)
+        k_order = lane_order(spec.rope, spec.kv_heads, spec.head_size)
+        q = (Role.Q, Role.Q_BIAS if biased else None, q_order)
+        k = (Role.K, Role.K_BIAS if biased else None, k_order)
+        v = (Role.V, Role.V_BIAS if biased else None, None)
+        latent: Callable[[], Latent] | None = None
+        if spec.latent is not None:
+            qkv, latent = self._latent(index, spec, spec.latent)
+        elif spec.kv_source is not None:
+            qkv = self._matrix(index, q)
+        elif spec.values_are_keys:
+            qkv = self._matrix(index, q, k)
+        else:
+            qkv = self._matrix(index, q, k, v)
+        output = self._matrix(index, (Role.O, Role.O_BIAS if spec.output_bias else None, None))
+        return lambda: Attention(
+            spec=spec,
+            qkv=qkv(),
+            output=output(),
+            qk_norm=self._qk_norm(index, spec),
+            rope=self._rope(spec.rope),
+            v_norm=_value_norm(spec),
+            value_lanes=_value_lanes(spec),
+            sinks=self._vector(Role.SINKS, index) if spec.sinks else None,
+            latent=None if latent is None else latent(),
+        )
+
+    def _latent(
+        self, index: int, spec: AttentionSpec, latent: LatentSpec
+    ) -> tuple[Callable[[], Linear], Callable[[], Latent]]:
+        """Start preparing what x is multiplied with, and what stands between that and attention."""
+        plain = spec.plain_size
+        q_order = lane_order(spec.rope, spec.heads, spec.head_size, plain)
+        q = (Role.Q, None, q_order)
+        kv_bias, q_bias = (Role.KV_LATENT_BIAS, Role.Q_LATENT_BIAS) if latent.bias else (None, None)
+        kv_order = lane_order(spec.rope, 1, latent.rank + spec.turning_size, latent.rank)
+        kv = (Role.KV_LATENT, kv_bias, kv_order)
+        up: Callable[[], Linear] | None = None
+        if latent.query_rank is None:
+            projection = self._matrix(index, q, kv)
+        else:
+            projection = self._matrix(index, (Role.Q_LATENT, q_bias, None), kv)
+            up = self._matrix(index, q)
+
+        def finish() -> Latent:
+            query: tuple[Norm, Linear] | None = None
+            if up is not None:
+                query = Norm.of(latent.norm, self._vector(Role.Q_LATENT_NORM, index)), up()
+            stored = torch_view(self.stored(Role.KV, index).float32())
+            heads = stored.view(spec.heads, plain + latent.value_size, latent.rank)
+            return Latent(
+                query=query,
+                norm=Norm.of(latent.norm, self._vector(Role.KV_LATENT_NORM, index)),
+                keys=heads[:, :plain].clone(),
+                values=heads[:, plain:].transpose(1, 2).contiguous(),
+            )
+
+        return projection, finish
 
     def _per_layer(self, index: int) -> Callable[[], PerLayer] | None:
         """Start preparing how a layer adds its per-layer embedding."""
@@ -226,37 +270,49 @@ class _Loader:
     ) -> Callable[[], Linear]:
         """Start preparing matrices that read the same input, as one."""
         rows = Rows([Part(self.stored(role, layer), order) for role, _, order in parts])
-        biases = [self._vector(bias, layer, order) for _, bias, order in parts if bias is not None]
+        biases = [
+            torch.zeros(self._specs[role, layer].shape[0])
+            if bias is None
+            else self._vector(bias, layer, order)
+            for role, bias, order in parts
+        ]
+        biased = any(bias is not None for _, bias, _ in parts)
         stored = [part.stored.dtype for part in rows.parts]
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
-        return prepare(rows, torch.cat(biases) if biases else None, dtype, self._pool)
+        return prepare(rows, torch.cat(biases) if biased else None, dtype, self._pool)
 
     def _vector(self, role: Role, layer: int | None, order: Order = None) -> Tensor:
         values = self.stored(role, layer).float32()
         return torch.from_numpy(np.array(values if order is None else values[order]))
 
-    def _qk_norm(self, spec: LayerSpec) -> Norm | ProjectionNorm | None:
-        attention = spec.attention
-        if attention.qk_norm is None:
+    def _qk_norm(self, index: int, spec: AttentionSpec) -> HeadNorm | ProjectionNorm | None:
+        if spec.qk_norm is None:
             return None
-        if attention.qk_norm_span is QkNormSpan.PROJECTION:
+        if spec.qk_norm_span is QkNormSpan.PROJECTION:
             q_order, k_order = (
-                lane_order(attention.rope, heads, attention.head_size)
-                for heads in (attention.heads, attention.kv_heads)
+                lane_order(spec.rope, heads, spec.head_size)
+                for heads in (spec.heads, spec.kv_heads)
             )
             return ProjectionNorm(
-                Norm.of(attention.qk_norm, self._vector(Role.Q_NORM, spec.index, q_order)),
-                Norm.of(attention.qk_norm, self._vector(Role.K_NORM, spec.index, k_order)),
-                attention.heads,
+                Norm.of(spec.qk_norm, self._vector(Role.Q_NORM, index, q_order)),
+                Norm.of(spec.qk_norm, self._vector(Role.K_NORM, index, k_order)),
+                spec.heads,
             )
-        order = lane_order(attention.rope, 1, attention.head_size)
-        q = self._vector(Role.Q_NORM, spec.index, order).expand(attention.heads, -1)
-        if attention.kv_source is not None:
-            return Norm.of(attention.qk_norm, q)  # [H, S]
-        k = self._vector(Role.K_NORM, spec.index, order).expand(attention.kv_heads, -1)
-        return Norm.of(attention.qk_norm, torch.cat([q, k]))  # [H + K, S]
+        weight = self._of_heads(index, spec, Role.Q_NORM, Role.K_NORM)
+        if spec.qk_norm.kind is not NormKind.LAYER:
+            return Norm.of(spec.qk_norm, weight)
+        bias = self._of_heads(index, spec, Role.Q_NORM_BIAS, Role.K_NORM_BIAS)
+        return LayerNorm(weight, bias, spec.qk_norm.eps)
+
+    def _of_heads(self, index: int, spec: AttentionSpec, q: Role, k: Role) -> Tensor:
+        """Vectors for each head on its own: q's for its heads, then k's, [H + K, S] or [H, S]."""
+        order = lane_order(spec.rope, 1, spec.head_size)
+        parts = [self._vector(q, index, order).expand(spec.heads, -1)]
+        if spec.kv_source is None:
+            parts.append(self._vector(k, index, order).expand(spec.kv_heads, -1))
+        return torch.cat(parts)
 
     def _rope(self, spec: RopeSpec | None) -> Rope | None:
         """The rope of a spec; layers with equal specs share one."""

@@ -385,6 +385,8 @@ _IDENTITIES = (
     Role.LAYER_SCALAR,
     Role.PLE_PROJECTION_NORM,
     Role.PLE_NORM,
+    Role.Q_LATENT_NORM,
+    Role.KV_LATENT_NORM,
 )
 _SPECIAL = (Role.EMBED, Role.HEAD, Role.GATE, Role.K_BIAS)
 

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from vindex import ple as sidecar
+from vindex.families import _attention_needs
+from vindex.families._attention_needs import Need
 from vindex.kinds import ExtractLevel
 from vindex.spec import (
-    AttentionSpec,
     Cut,
     LayerSpec,
     LearnedPositions,
     NormKind,
     PleSpec,
-    QkNormSpan,
     Role,
     StorageFile,
     TensorSpec,
@@ -157,8 +157,7 @@ def decoder_tensors(
 def _layer_tensors(
     layer: LayerSpec, hidden: int, naming: Naming, ple: PleSpec | None
 ) -> Iterator[TensorSpec]:
-    absent = _absent(layer.attention)
-    needs = [need for need in _layer_needs(layer, hidden) if need[0] not in absent]
+    needs = list(_layer_needs(layer, hidden))
     shapes = {role: shape for role, shape, _, _ in needs}
     cuts = {
         role: cut
@@ -178,13 +177,6 @@ def _layer_tensors(
     if ple is not None:
         yield sidecar.layer_norm(layer.index, hidden)
         yield from sidecar.layer_matrices(ple, layer.index, hidden)
-
-
-def _absent(attention: AttentionSpec) -> frozenset[Role]:
-    """Roles of attention that the layer does without."""
-    if attention.kv_source is not None:
-        return frozenset({Role.K, Role.V, Role.K_BIAS, Role.V_BIAS, Role.K_NORM})
-    return frozenset({Role.V, Role.V_BIAS} if attention.values_are_keys else ())
 
 
 def _cuts(
@@ -213,36 +205,17 @@ def _cuts(
         start = stop
 
 
-Need = tuple[Role, tuple[int, ...], StorageFile, ExtractLevel]
-
-
 def _layer_needs(layer: LayerSpec, hidden: int) -> Iterator[Need]:
-    attention, ffn = layer.attention, layer.ffn
-    q_size = attention.heads * attention.head_size
-    kv_size = attention.kv_heads * attention.head_size
-    width = ffn.width
-    attn, norms = StorageFile.ATTENTION, StorageFile.NORMS
-    at_attention, at_inference = ExtractLevel.ATTENTION, ExtractLevel.INFERENCE
+    ffn, width = layer.ffn, layer.ffn.width
+    norms, at_inference = StorageFile.NORMS, ExtractLevel.INFERENCE
 
-    yield Role.Q, (q_size, hidden), attn, at_attention
-    yield Role.K, (kv_size, hidden), attn, at_attention
-    yield Role.V, (kv_size, hidden), attn, at_attention
-    yield Role.O, (hidden, q_size), attn, at_attention
-    if attention.qk_norm is not None:
-        whole = attention.qk_norm_span is QkNormSpan.PROJECTION
-        yield Role.Q_NORM, (q_size if whole else attention.head_size,), attn, at_attention
-        yield Role.K_NORM, (kv_size if whole else attention.head_size,), attn, at_attention
+    yield from _attention_needs.matrices(layer.attention, hidden)
     yield Role.GATE, (width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
     yield Role.UP, (width, hidden), StorageFile.UP, at_inference
     yield Role.DOWN, (hidden, width), StorageFile.DOWN, at_inference
     for role in _norm_roles(layer):
-        yield role, (hidden,), norms, at_attention
-    if attention.qkv_bias:
-        yield Role.Q_BIAS, (q_size,), norms, at_attention
-        yield Role.K_BIAS, (kv_size,), norms, at_attention
-        yield Role.V_BIAS, (kv_size,), norms, at_attention
-    if attention.output_bias:
-        yield Role.O_BIAS, (hidden,), norms, at_attention
+        yield role, (hidden,), norms, ExtractLevel.ATTENTION
+    yield from _attention_needs.vectors(layer.attention, hidden)
     if ffn.bias:
         if ffn.gated:
             yield Role.GATE_BIAS, (width,), norms, at_inference
