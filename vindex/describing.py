@@ -102,7 +102,7 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         attention_multiplier=_unless_one(config.get("attention_multiplier")),
         residual_multiplier=_unless_one(spec.layers[0].residual_multiplier),
         logits_scaling=_unless_one(spec.logit_divisor),
-        norm_eps=spec.final_norm.eps,
+        norm_eps=spec.layers[0].norm.eps,
     )
 
 

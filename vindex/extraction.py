@@ -54,6 +54,7 @@ _MANIFEST_ORDER = {
     StorageFile.PLE: 3,
     StorageFile.HEAD: 4,
     StorageFile.POSITIONS: 5,
+    StorageFile.PROJECTIONS: 6,
 }
 
 
@@ -207,6 +208,7 @@ class Extraction:
         down = [item for item in self.ledger.used.items() if item[0].role is Role.DOWN]
         self.progress.phase("features", sum(tensor.shape[1] for tensor, _ in down), "features")
         meta = DownMetaWriter(writer.file(files.DOWN_META).write, self.spec.num_layers, DOWN_TOP_K)
+        projection = self._head_projection()
         with self._exact_embeddings(writer) as embeddings:
             with self.clock.measure("score"):
                 self.scorer.begin(embeddings)
@@ -215,8 +217,18 @@ class Extraction:
                     matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
                     check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
                     columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+                    if projection is not None:
+                        columns = columns @ projection.T
                 meta.layer(np.concatenate(list(self._records(columns, blank))))
         writer.finish(files.DOWN_META)
+
+    def _head_projection(self) -> npt.NDArray[np.float32] | None:
+        """What turns a down column into something an embedding can be compared with: [E, D]."""
+        for tensor, name in self.ledger.used.items():
+            if tensor.role is Role.HEAD_PROJECTION:
+                matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+                return matrix.astype(np.float32, copy=False)
+        return None
 
     def _records(
         self, columns: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]

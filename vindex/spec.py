@@ -199,6 +199,7 @@ class Placement(Enum):
     PRE: ``h += attn(n1 h); h += ffn(n2 h)``.
     SANDWICH: ``h += n1b(attn(n1 h)); h += n2b(ffn(n2 h))`` (Gemma 2, 3).
     POST: ``h += n1b(attn(h)); h += n2b(ffn(h))`` (OLMo 2).
+    SUM: ``h = n1(h + attn(h)); h = n2(h + ffn(h))`` (OPT-350M).
     PARALLEL: ``h += attn(n1 h) + ffn(n2 h)`` (GPT-NeoX).
     PARALLEL_SHARED: ``h += attn(n1 h) + ffn(n1 h)`` (Phi 1 and 2).
     """
@@ -206,23 +207,29 @@ class Placement(Enum):
     PRE = "pre"
     SANDWICH = "sandwich"
     POST = "post"
+    SUM = "sum"
     PARALLEL = "parallel"
     PARALLEL_SHARED = "parallel_shared"
 
     @property
     def norms_inputs(self) -> bool:
         """Whether attention and FFN read normed values."""
-        return self is not Placement.POST
+        return self not in (Placement.POST, Placement.SUM)
 
     @property
     def norms_ffn_input(self) -> bool:
         """Whether the FFN's input has a norm of its own."""
-        return self not in (Placement.POST, Placement.PARALLEL_SHARED)
+        return self.norms_inputs and self is not Placement.PARALLEL_SHARED
 
     @property
     def norms_outputs(self) -> bool:
         """Whether what attention and FFN add to the residual stream is normed."""
         return self in (Placement.SANDWICH, Placement.POST)
+
+    @property
+    def norms_sums(self) -> bool:
+        """Whether the residual stream itself is normed after each addition."""
+        return self is Placement.SUM
 
     @property
     def parallel(self) -> bool:
@@ -270,6 +277,8 @@ class Role(Enum):
     """What a tensor does in the forward pass; with a layer index it identifies a tensor."""
 
     EMBED = "embed"
+    EMBED_PROJECTION = "embed_projection"  # from an embedding of another size to D
+    HEAD_PROJECTION = "head_projection"  # from D back to that size, before the head
     POSITIONS = "positions"  # learned position embeddings
     FINAL_NORM = "final_norm"
     HEAD = "head"
@@ -281,6 +290,10 @@ class Role(Enum):
     FFN_POST_NORM = "ffn_post_norm"  # on the FFN output (sandwich)
     ATTN_NORM_BIAS = "attn_norm_bias"
     FFN_NORM_BIAS = "ffn_norm_bias"
+    ATTN_SUM_NORM = "attn_sum_norm"  # on the residual stream, attention added
+    ATTN_SUM_NORM_BIAS = "attn_sum_norm_bias"
+    FFN_SUM_NORM = "ffn_sum_norm"  # on the residual stream, the FFN added
+    FFN_SUM_NORM_BIAS = "ffn_sum_norm_bias"
     Q = "q"
     K = "k"
     V = "v"
@@ -332,6 +345,7 @@ class StorageFile(Enum):
     NORMS = "norms.bin"
     PLE = "ple_weights.bin"
     POSITIONS = "position_embeddings.bin"  # ours: larql has no learned positions
+    PROJECTIONS = "embedding_projections.bin"  # ours: larql's embeddings are of size D
     HEAD = "lm_head.bin"
 
 
@@ -404,6 +418,8 @@ class ModelSpec:
     Attributes:
         family: name of the family module that built it (``llama``, ``gemma3``).
         model_type: the config's own ``model_type``, as written to ``index.json``.
+        embedding_size: of the rows of embedding and head; D unless they are projected.
+        final_norm: before the head, or ``None``.
         embed_scale: factor on looked-up embeddings.
         logit_divisor: what logits are divided by, before the soft cap.
         logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
@@ -420,7 +436,8 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec
+    final_norm: NormSpec | None
+    embedding_size: int
     embed_scale: float
     tied: bool
     max_positions: int
@@ -436,6 +453,11 @@ class ModelSpec:
     def num_layers(self) -> int:
         """L."""
         return len(self.layers)
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """Whether embeddings are of another size than the residual stream."""
+        return self.embedding_size != self.hidden_size
 
     @property
     def intermediate_size(self) -> int:

@@ -63,6 +63,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
     with _workers() as pool:
         loader = _Loader(source, dtype, pool)
         head = loader.head()
+        projections = loader.projections()
         per_layer = loader.per_layer_embeddings()
         pending: deque[Callable[[], Layer]] = deque()
         layers: list[Layer] = []
@@ -79,9 +80,8 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
                 None if source.spec.positions is None else loader.stored(Role.POSITIONS, None)
             ),
             layers=tuple(layers),
-            final_norm=loader.norm(
-                source.spec.final_norm, Role.FINAL_NORM, None, Role.FINAL_NORM_BIAS
-            ),
+            final_norm=loader.final_norm(),
+            projections=None if projections is None else projections(),
             head=head(),
             per_layer=None if per_layer is None else per_layer(),
         )
@@ -134,7 +134,10 @@ class _Loader:
         placement = spec.placement
 
         def norm(role: Role, present: bool, bias: Role | None = None) -> HiddenNorm | None:
-            return self.norm(spec.norm, role, index, bias) if present else None
+            return self._norm(spec.norm, role, index, bias) if present else None
+
+        def sum_norm(role: Role, bias: Role) -> HiddenNorm | None:
+            return norm(role, placement.norms_sums, bias)
 
         def finish() -> Layer:
             attn_norm = norm(Role.ATTN_NORM, placement.norms_inputs, Role.ATTN_NORM_BIAS)
@@ -144,10 +147,12 @@ class _Loader:
                 attn_norm=attn_norm,
                 attention=attention(),
                 attn_post_norm=norm(Role.ATTN_POST_NORM, placement.norms_outputs),
+                attn_sum_norm=sum_norm(Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
                 # A parallel layer without a second norm has one for both.
                 ffn_norm=attn_norm if ffn_norm is None else ffn_norm,
                 feed_forward=FeedForward(index, spec.ffn, inner(), down()),
                 ffn_post_norm=norm(Role.FFN_POST_NORM, placement.norms_outputs),
+                ffn_sum_norm=sum_norm(Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
                 per_layer=None if per_layer is None else per_layer(),
                 scalar=self._vector(Role.LAYER_SCALAR, index) if spec.scaled else None,
                 parallel=placement.parallel,
@@ -244,7 +249,22 @@ class _Loader:
         bias = Role.HEAD_BIAS if self._source.spec.head_bias else None
         return self._matrix(None, (Role.HEAD if stored else Role.EMBED, bias, None))
 
-    def norm(
+    def projections(self) -> Callable[[], tuple[Linear, Linear]] | None:
+        """Start preparing the projections of embeddings to D and back, where the model has them."""
+        if not self._source.spec.projects_embeddings:
+            return None
+        into = self._matrix(None, (Role.EMBED_PROJECTION, None, None))
+        back = self._matrix(None, (Role.HEAD_PROJECTION, None, None))
+        return lambda: (into(), back())
+
+    def final_norm(self) -> HiddenNorm | None:
+        """The norm before the head, where the model has one."""
+        spec = self._source.spec.final_norm
+        if spec is None:
+            return None
+        return self._norm(spec, Role.FINAL_NORM, None, Role.FINAL_NORM_BIAS)
+
+    def _norm(
         self, spec: NormSpec, role: Role, layer: int | None, bias: Role | None = None
     ) -> HiddenNorm:
         """A norm over the hidden size; ``bias`` is read if it is of the kind that has one."""

@@ -114,7 +114,7 @@ def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
 
 
 def _identity(source: ModelSource, stored: StoredTensor) -> Floats:
-    match source.spec.final_norm.kind:
+    match source.spec.layers[0].norm.kind:
         case NormKind.RMS_OFFSET:
             value = 0.0
         case NormKind.RMS | NormKind.LAYER:
@@ -164,6 +164,8 @@ def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
 def _norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
     def changed(spec: ModelSpec) -> ModelSpec:
         layers = _each_layer(lambda layer: dataclasses.replace(layer, norm=change(layer.norm)))
+        if spec.final_norm is None:
+            return layers(spec)
         return dataclasses.replace(layers(spec), final_norm=change(spec.final_norm))
 
     return changed
@@ -180,6 +182,10 @@ def _head_norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
 def _small_eps(norm: NormSpec) -> NormSpec:
     """OPT alone has an epsilon that no config states and no row can make large."""
     return dataclasses.replace(norm, eps=1e-6) if norm.eps == EPS else norm
+
+
+def _large_eps(norm: NormSpec) -> NormSpec:
+    return dataclasses.replace(norm, eps=EPS)
 
 
 def _other_offset(norm: NormSpec) -> NormSpec:
@@ -209,9 +215,34 @@ def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
 
 
+def _without_rope(attention: AttentionSpec) -> AttentionSpec:
+    """Nothing turns; with latents the lanes that would have must still be told apart."""
+    if attention.latent is None or attention.rope is None:
+        return dataclasses.replace(attention, rope=None)
+    still = RopeSpec(
+        attention.rope.theta,
+        attention.rope.rotary_size,
+        RopeScaling.PROPORTIONAL,
+        turning_pairs=0,
+    )
+    return dataclasses.replace(attention, rope=still)
+
+
+def _latents(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
+    return _each_attention(
+        lambda each: (
+            each
+            if each.latent is None
+            else dataclasses.replace(
+                each, latent=dataclasses.replace(each.latent, norm=change(each.latent.norm))
+            )
+        )
+    )
+
+
 def _whole_heads(attention: AttentionSpec) -> AttentionSpec:
     rope = attention.rope
-    if rope is None or rope.scaling is not RopeScaling.NONE:
+    if attention.latent is not None or rope is None or rope.scaling is not RopeScaling.NONE:
         return attention
     whole = dataclasses.replace(rope, rotary_size=attention.head_size)
     return dataclasses.replace(attention, rope=whole)
@@ -380,6 +411,8 @@ _IDENTITIES = (
     Role.FFN_NORM,
     Role.FFN_POST_NORM,
     Role.FINAL_NORM,
+    Role.ATTN_SUM_NORM,
+    Role.FFN_SUM_NORM,
     Role.Q_NORM,
     Role.K_NORM,
     Role.LAYER_SCALAR,
@@ -419,12 +452,13 @@ MISTAKES = (
         "attention scale of the head size",
         _each_attention(lambda each: dataclasses.replace(each, scale=each.head_size**-0.5)),
     ),
+    Mistake("latent norms with the model's eps", _latents(_large_eps)),
     Mistake("attention scale 1", _attention(scale=1.0)),
     Mistake("window: full", _each_attention(lambda each: _window(each, None))),
     Mistake("window one longer", _each_attention(lambda each: _window(each, 1))),
     Mistake("window one shorter", _each_attention(lambda each: _window(each, -1))),
     Mistake("full and sliding swapped", _swapped_kinds),
-    Mistake("rope left out", _attention(rope=None)),
+    Mistake("rope left out", _each_attention(_without_rope)),
     Mistake("rope unscaled", _each_rope(_unscaled)),
     Mistake("rope of whole heads", _each_attention(_whole_heads)),
     Mistake("rope attention factor 1", _each_rope(_unstrengthened)),

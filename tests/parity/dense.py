@@ -201,4 +201,18 @@ DENSE = (
             dropout=0.0,
         ),
     ),
+    Row(
+        "opt-350m",
+        _learned(
+            "opt",
+            hidden_size=64,
+            word_embed_proj_dim=40,
+            do_layer_norm_before=False,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            ffn_dim=112,
+            max_position_embeddings=128,
+            dropout=0.0,
+        ),
+    ),
 )

@@ -115,6 +115,8 @@ def decoder_tensors(
     positions: LearnedPositions | None = None,
     head_bias: bool = False,
     ple: PleSpec | None = None,
+    embedding_size: int,
+    has_final_norm: bool = True,
 ) -> tuple[TensorSpec, ...]:
     """Every tensor of a decoder, in model order.
 
@@ -130,8 +132,13 @@ def decoder_tensors(
     ) -> TensorSpec:
         return TensorSpec(role, None, naming.key(role, None), shape, file, level, optional)
 
-    matrix, vector = (vocab_size, hidden_size), (hidden_size,)
+    matrix, vector = (vocab_size, embedding_size), (hidden_size,)
     result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
+    projected = embedding_size != hidden_size
+    if projected:
+        shape = hidden_size, embedding_size
+        file = StorageFile.PROJECTIONS
+        result.append(tensor(Role.EMBED_PROJECTION, shape, file, ExtractLevel.BROWSE))
     if positions is not None:
         table = (positions.rows, hidden_size)
         result.append(tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION))
@@ -139,13 +146,17 @@ def decoder_tensors(
         result += sidecar.model_matrices(ple, len(layers), hidden_size)
     for layer in layers:
         result += _layer_tensors(layer, hidden_size, naming, ple)
-    result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
-    if layers[0].norm.kind is NormKind.LAYER:
+    if has_final_norm:
+        result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
+    if has_final_norm and layers[0].norm.kind is NormKind.LAYER:
         result.append(
             tensor(Role.FINAL_NORM_BIAS, vector, StorageFile.NORMS, ExtractLevel.ATTENTION)
         )
     if ple is not None:
         result.append(sidecar.model_norm(ple))
+    if projected:
+        shape = embedding_size, hidden_size
+        result.append(tensor(Role.HEAD_PROJECTION, shape, file, ExtractLevel.INFERENCE))
     result.append(tensor(Role.HEAD, matrix, StorageFile.HEAD, ExtractLevel.INFERENCE, tied))
     if head_bias:
         result.append(
@@ -238,3 +249,14 @@ def _norm_roles(layer: LayerSpec) -> Iterator[Role]:
             yield Role.FFN_NORM_BIAS
     if layer.placement.norms_outputs:
         yield Role.FFN_POST_NORM
+    if layer.placement.norms_sums:
+        for norm, bias in _SUM_NORMS:
+            yield norm
+            if biased:
+                yield bias
+
+
+_SUM_NORMS = (
+    (Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
+    (Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
+)
