@@ -13,9 +13,25 @@ from typing import Any
 
 from vindex.bands import bands_for
 from vindex.checkpoint import Checkpoint, Ledger
-from vindex.index import IndexModelConfig, LayerInfo, Source, VindexIndex, shortest_float32
+from vindex.index import (
+    IndexModelConfig,
+    LayerInfo,
+    MoeConfig,
+    Source,
+    VindexIndex,
+    shortest_float32,
+)
 from vindex.kinds import ExtractLevel, StorageDtype
-from vindex.spec import AttentionKind, AttentionSpec, ModelSpec, NormKind, Role
+from vindex.spec import (
+    AttentionKind,
+    AttentionSpec,
+    ModelSpec,
+    MoeSpec,
+    NormKind,
+    PartKind,
+    Role,
+    ffn_parts,
+)
 
 #: What larql calls itself in ``source.larql_version``; the key is required.
 LARQL_VERSION = "0.1.0"
@@ -46,7 +62,7 @@ def describe(
         ),
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
-        intermediate_size=spec.layers[0].ffn.width,
+        intermediate_size=_dense_width(spec),
         vocab_size=spec.vocab_size,
         embed_scale=shortest_float32(spec.embed_scale),
         extract_level=level,
@@ -111,6 +127,7 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         num_kv_heads=plain.kv_heads,
         rope_base=_DEFAULT_THETA if main.rope is None else main.rope.theta,
         sliding_window=window,
+        moe=_moe(spec),
         global_head_dim=main.head_size if main.head_size != plain.head_size else None,
         num_global_kv_heads=main.kv_heads if main.kv_heads != plain.kv_heads else None,
         attention_k_eq_v=any(layer.attention.values_are_keys for layer in spec.layers),
@@ -126,6 +143,26 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         residual_multiplier=_unless_one(spec.layers[0].residual_multiplier),
         logits_scaling=_unless_one(spec.logit_divisor),
         norm_eps=spec.layers[0].norm.eps,
+    )
+
+
+def _dense_width(spec: ModelSpec) -> int:
+    """Features of a dense FFN; of one expert in a model that has nothing else."""
+    kinds = {part.kind: part.ffn for layer in spec.layers for part in ffn_parts(layer.ffn)}
+    return (kinds.get(PartKind.DENSE) or kinds[PartKind.EXPERT]).width
+
+
+def _moe(spec: ModelSpec) -> MoeConfig | None:
+    moe = next((layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoeSpec)), None)
+    if moe is None:
+        return None
+    return MoeConfig(
+        num_experts=moe.routing.experts,
+        top_k=moe.routing.chosen,
+        shared_expert=moe.shared is not None,
+        router_type="top_k_softmax" if moe.beside is None else "gemma4_top_k_softmax",
+        moe_intermediate_size=moe.expert.width,
+        hybrid=moe.beside is not None,
     )
 
 

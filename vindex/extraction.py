@@ -6,9 +6,10 @@ one layer: the embedding is scored from a map, in the checkpoint's own precision
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,15 @@ from vindex.progress import Progress
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, TokenScorer
 from vindex.seal import dump_seal
-from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import (
+    DOWN_ROLES,
+    GATE_ROLES,
+    ModelSpec,
+    MoeSpec,
+    Role,
+    StorageFile,
+    TensorSpec,
+)
 from vindex.writing import (
     OTHER_DTYPE,
     Clock,
@@ -182,17 +191,15 @@ class Extraction:
             "weights",
             sum(files.tensor_bytes(t.shape, self._dtype_of(t).itemsize) for t, _ in stored),
         )
-        layers: list[LayerInfo] = []
+        gates = [(tensor, name) for tensor, name in stored if tensor.role in GATE_ROLES]
+        layers = self._gate_blocks([tensor for tensor, _ in gates])
         entries: list[tuple[int, ManifestEntry]] = []
         for tensor, name in stored:
             dtype = self._dtype_of(tensor)
             file = writer.file(tensor.file.value)
             file.align(dtype.itemsize)
-            entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
-            if tensor.role is Role.GATE:
-                assert tensor.layer is not None, "gate matrices belong to a layer"
-                layers.append(LayerInfo(tensor.layer, tensor.shape[0], entry.offset, entry.length))
-            else:
+            if tensor.role not in GATE_ROLES:
+                entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
                 entries.append((_MANIFEST_ORDER[tensor.file], entry))
             hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
             for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock, hint):
@@ -203,23 +210,47 @@ class Extraction:
         entries.sort(key=lambda item: item[0])
         return layers, [entry for _, entry in entries]
 
+    def _gate_blocks(self, gates: Sequence[TensorSpec]) -> list[LayerInfo]:
+        """Where the block of each layer lies in ``gate_vectors.bin``: matrices in model order."""
+        layers: list[LayerInfo] = []
+        offset = 0
+        for layer, group in itertools.groupby(gates, key=lambda tensor: tensor.layer):
+            assert layer is not None, "gate matrices belong to a layer"
+            rows = sum(tensor.shape[0] for tensor in group)
+            length = files.tensor_bytes((rows, self.spec.hidden_size), self.dtype.itemsize)
+            ffn = self.spec.layers[layer].ffn
+            info = LayerInfo(layer, rows, offset, length)
+            if isinstance(ffn, MoeSpec) and ffn.beside is None:
+                # larql counts from the block's first row, so not where a dense FFN comes first.
+                info = replace(
+                    info,
+                    num_experts=ffn.routing.experts,
+                    num_features_per_expert=ffn.expert.width,
+                )
+            layers.append(info)
+            offset += length
+        return layers
+
     def _write_down_meta(self, writer: StageWriter, blank: npt.NDArray[np.bool_]) -> None:
         """``down_meta.bin``: the exact best tokens of every down column."""
-        down = [item for item in self.ledger.used.items() if item[0].role is Role.DOWN]
+        down = [item for item in self.ledger.used.items() if item[0].role in DOWN_ROLES]
         self.progress.phase("features", sum(tensor.shape[1] for tensor, _ in down), "features")
         meta = DownMetaWriter(writer.file(files.DOWN_META).write, self.spec.num_layers, DOWN_TOP_K)
         projection = self._head_projection()
         with self._exact_embeddings(writer) as embeddings:
             with self.clock.measure("score"):
                 self.scorer.begin(embeddings)
-            for tensor, name in down:
-                with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
-                    matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
-                    check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
-                    columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
-                    if projection is not None:
-                        columns = columns @ projection.T
-                meta.layer(np.concatenate(list(self._records(columns, blank))))
+            for _, group in itertools.groupby(down, key=lambda item: item[0].layer):
+                records: list[Records] = []
+                for tensor, name in group:
+                    with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
+                        matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+                        check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
+                        columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+                        if projection is not None:
+                            columns = columns @ projection.T
+                    records += self._records(columns, blank)
+                meta.layer(np.concatenate(records))
         writer.finish(files.DOWN_META)
 
     def _head_projection(self) -> npt.NDArray[np.float32] | None:
@@ -233,7 +264,7 @@ class Extraction:
     def _records(
         self, columns: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]
     ) -> Iterator[Records]:
-        """Records of a layer's down columns ``[F, D]``, so many at a time."""
+        """Records of the down columns of an FFN ``[F, D]``, so many at a time."""
         for start in range(0, len(columns), _SCORED_AT_ONCE):
             part = columns[start : start + _SCORED_AT_ONCE]
             with self.clock.measure("score", part.nbytes):

@@ -29,7 +29,7 @@ from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
-from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import GATE_ROLES, ModelSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
@@ -326,7 +326,7 @@ def _missing(
         match tensor.role:
             case Role.EMBED:
                 continue
-            case Role.GATE:
+            case role if role in GATE_ROLES:
                 if tensor.layer is None or index.layer_info(tensor.layer) is None:
                     missing.append(tensor)
                 continue

@@ -68,10 +68,12 @@ class ModelSource(Protocol):
     def chat_template(self) -> str | None:
         """The Jinja source of the model's chat template, or ``None``."""
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         """Whether the tensor is stored."""
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         """The tensor; a missing one is an internal error (validation happened at open)."""
 
     def tokenizer(self) -> Tokenizer:

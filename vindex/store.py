@@ -30,7 +30,15 @@ from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.source import StoredTensor
-from vindex.spec import ModelSpec, Role
+from vindex.spec import (
+    GATE_ROLES,
+    FfnPart,
+    ModelSpec,
+    Role,
+    TensorIdentity,
+    ffn_parts,
+    part_roles,
+)
 from vindex.strict_json import load
 from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
 
@@ -188,33 +196,47 @@ class Vindex:
         dtype = self.index.dtype
         rows, offset = (0, 0) if info is None else (info.num_features, info.offset)
         array = self._maps[files.GATE].array(offset, (rows, self.index.hidden_size), dtype)
-        key = self._keys.get((Role.GATE, layer), f"layers.{layer}.mlp.gate_proj.weight")
+        key = self._keys.get((Role.GATE, layer, None), f"layers.{layer}.mlp.gate_proj.weight")
         return StoredTensor(key, dtype, array)
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        """Whether the tensor is stored."""
-        match role:
-            case Role.EMBED:
-                return True
-            case Role.GATE:
-                return layer is not None and self.num_features(layer) > 0
-            case _:
-                return self._keys.get((role, layer)) in self._entries
+    def _gate_part(self, role: Role, layer: int, expert: int | None) -> StoredTensor:
+        """The gate matrix of one FFN of a layer: some rows of the layer's block."""
+        part = self._parts[role, layer, expert]
+        whole = self.gate(layer)
+        rows = whole.array[part.first : part.first + part.ffn.width]
+        return StoredTensor(self._keys[role, layer, expert], whole.dtype, rows)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    @cached_property
+    def _parts(self) -> Mapping[TensorIdentity, FfnPart]:
+        """The FFNs of all layers, by their gate matrix."""
+        return {
+            (part_roles(part.kind)[0], layer.index, part.expert): part
+            for layer in self.spec.layers
+            for part in ffn_parts(layer.ffn)
+        }
+
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        """Whether the tensor is stored."""
+        if role is Role.EMBED:
+            return True
+        if role in GATE_ROLES:
+            return layer is not None and self.num_features(layer) > 0
+        return self._keys.get((role, layer, expert)) in self._entries
+
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         """A tensor as stored, a view of its file.
 
         Raises:
             KeyError: it is not stored; ``require`` says so in words before it comes to that.
         """
-        match role:
-            case Role.EMBED:
-                return self.embeddings
-            case Role.GATE:
-                assert layer is not None, "gate matrices belong to a layer"
-                return self.gate(layer)
-            case _:
-                return self.stored(self._keys[role, layer])
+        if role is Role.EMBED:
+            return self.embeddings
+        if role in GATE_ROLES:
+            assert layer is not None, "gate matrices belong to a layer"
+            return self._gate_part(role, layer, expert)
+        return self.stored(self._keys[role, layer, expert])
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
@@ -364,8 +386,8 @@ def open_vindex(path: str | Path) -> Vindex:
     return Vindex(inspect(Path(path)))
 
 
-def _keys_by_role(contents: Contents) -> dict[tuple[Role, int | None], str]:
+def _keys_by_role(contents: Contents) -> dict[TensorIdentity, str]:
     spec = contents.spec
     if not isinstance(spec, ModelSpec):
         return {}
-    return {(tensor.role, tensor.layer): tensor.key for tensor in spec.tensors}
+    return {tensor.identity: tensor.key for tensor in spec.tensors}

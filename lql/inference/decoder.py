@@ -21,6 +21,7 @@ from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
+from lql.inference.mixture import Mixture
 from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.rows import is_mapped, torch_view
@@ -46,7 +47,7 @@ class Layer:
     attn_post_norm: HiddenNorm | None
     attn_sum_norm: HiddenNorm | None
     ffn_norm: HiddenNorm | None
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Mixture
     ffn_post_norm: HiddenNorm | None
     ffn_sum_norm: HiddenNorm | None
     per_layer: PerLayer | None
@@ -76,6 +77,7 @@ class Tap(Enum):
     """A point of a layer that can be observed; every one is float32 [T, D]."""
 
     ATTENTION = "attention"  # what attention adds to the residual stream
+    FFN_RESIDUAL = "ffn_residual"  # the residual stream that the FFN's input is made of
     FFN_INPUT = "ffn_input"  # the normed input of the FFN
     FFN = "ffn"  # what the FFN adds to the residual stream
     PER_LAYER = "per_layer"  # what a per-layer embedding adds, in models that have them
@@ -151,8 +153,8 @@ class Decoder:
         cap = self.spec.logit_softcap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
-    def feed_forward_of(self, layer: int) -> FeedForward:
-        """The FFN of a layer."""
+    def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
+        """The FFN of a layer, or its experts."""
         return self._weights.layers[layer].feed_forward
 
     def rotations_change(self, before: int, after: int) -> bool:
@@ -160,7 +162,12 @@ class Decoder:
         return any(rope.changes_between(before, after) for rope in self._ropes)
 
     def coarse(self) -> Coarse | None:
-        """Scratch memory for rounded arithmetic, or ``None`` if no matrix would use it."""
+        """Scratch memory for rounded arithmetic, or ``None`` if the model has no use for it.
+
+        With experts, rounding could send a token to others; what that does is not known.
+        """
+        if any(isinstance(layer.feed_forward, Mixture) for layer in self._weights.layers):
+            return None
         sizes = [matrix.elements for matrix in self._matrices if matrix.can_be_coarse]
         return Coarse(max(sizes)) if sizes else None
 
@@ -237,12 +244,15 @@ def _layer(
     if observe is not None:
         observe(Tap.ATTENTION, layer.index, y)
 
-    x = before if layer.parallel else h
-    if layer.ffn_norm is not None:
-        x = layer.ffn_norm(x)
+    residual = before if layer.parallel else h
+    x = residual if layer.ffn_norm is None else layer.ffn_norm(residual)
     if observe is not None:
+        observe(Tap.FFN_RESIDUAL, layer.index, residual)
         observe(Tap.FFN_INPUT, layer.index, x)
-    y = feed_forward(x, layer.feed_forward, step.coarse)
+    if isinstance(layer.feed_forward, Mixture):
+        y = layer.feed_forward(x, residual, feed_forward, step.coarse)
+    else:
+        y = feed_forward(x, layer.feed_forward, step.coarse)
     if layer.ffn_post_norm is not None:
         y = layer.ffn_post_norm(y)
     if layer.residual_multiplier != 1.0:
@@ -272,8 +282,14 @@ def _matrices(layer: Layer) -> Iterator[Linear]:
     if latent is not None and latent.query is not None:
         yield latent.query[1]
     yield layer.attention.output
-    yield layer.feed_forward.inner
-    yield layer.feed_forward.down
+    if isinstance(layer.feed_forward, Mixture):
+        yield from layer.feed_forward.matrices()
+        parts = layer.feed_forward.parts()
+    else:
+        parts = iter((layer.feed_forward,))
+    for part in parts:
+        yield part.inner
+        yield part.down
     if layer.per_layer is not None:
         yield layer.per_layer.gate
         yield layer.per_layer.output

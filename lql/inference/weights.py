@@ -6,6 +6,7 @@ products. Norms and biases become float32; the embedding stays as stored.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -23,21 +24,29 @@ from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.latent import Latent
 from lql.inference.linear import Linear, prepare
+from lql.inference.mixture import Beside, Mixture
 from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
+from lql.inference.routing import Router
 from lql.inference.rows import Part, Rows, torch_view
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     AttentionSpec,
+    FfnPart,
+    FfnSpec,
     LatentSpec,
     LayerSpec,
     NormKind,
     NormSpec,
+    PartKind,
     QkNormSpan,
     Role,
     RopeSpec,
+    RoutingSpec,
+    ffn_parts,
+    part_roles,
 )
 
 # Layers read before the first of them is packed. A source that decodes into new memory (GGUF) holds
@@ -101,7 +110,7 @@ def _check_complete(source: ModelSource) -> None:
     missing = [
         tensor.key
         for tensor in source.spec.tensors
-        if not tensor.optional and not source.has(tensor.role, tensor.layer)
+        if not tensor.optional and not source.has(*tensor.identity)
     ]
     if missing:
         raise WeightsMissing(
@@ -119,17 +128,14 @@ class _Loader:
         self._source = source
         self._dtype = dtype
         self._pool = pool
-        self._specs = {(tensor.role, tensor.layer): tensor for tensor in source.spec.tensors}
+        self._specs = {tensor.identity: tensor for tensor in source.spec.tensors}
         self._ropes: dict[RopeSpec, Rope] = {}
 
     def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
         """Start preparing a layer; the result waits for it."""
         index = spec.index
         attention = self._attention(index, spec.attention)
-        up = (Role.UP, Role.UP_BIAS if spec.ffn.bias else None, None)
-        gate = (Role.GATE, Role.GATE_BIAS if spec.ffn.bias else None, None)
-        inner = self._matrix(index, *((gate, up) if spec.ffn.gated else (up,)))
-        down = self._matrix(index, (Role.DOWN, Role.DOWN_BIAS if spec.ffn.bias else None, None))
+        feed_forward = self._feed_forward(spec)
         per_layer = self._per_layer(index)
         placement = spec.placement
 
@@ -150,7 +156,7 @@ class _Loader:
                 attn_sum_norm=sum_norm(Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
                 # A parallel layer without a second norm has one for both.
                 ffn_norm=attn_norm if ffn_norm is None else ffn_norm,
-                feed_forward=FeedForward(index, spec.ffn, inner(), down()),
+                feed_forward=feed_forward(),
                 ffn_post_norm=norm(Role.FFN_POST_NORM, placement.norms_outputs),
                 ffn_sum_norm=sum_norm(Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
                 per_layer=None if per_layer is None else per_layer(),
@@ -223,6 +229,69 @@ class _Loader:
 
         return projection, finish
 
+    def _feed_forward(self, spec: LayerSpec) -> Callable[[], FeedForward | Mixture]:
+        """Start preparing the FFN of a layer, or its experts."""
+        parts: dict[PartKind, list[Callable[[], FeedForward]]] = {kind: [] for kind in PartKind}
+        for part in ffn_parts(spec.ffn):
+            parts[part.kind].append(self._ffn_part(spec.index, part))
+        dense, shared = parts[PartKind.DENSE], parts[PartKind.SHARED]
+        if isinstance(spec.ffn, FfnSpec):
+            return dense[0]
+        moe = spec.ffn
+        router = self._router(moe.routing, spec.index)
+        switch = self._float32(spec.index, Role.SHARED_SWITCH) if moe.shared_switch else None
+
+        def finish() -> Mixture:
+            return Mixture(
+                router=router(),
+                experts=tuple(expert() for expert in parts[PartKind.EXPERT]),
+                shared=shared[0]() if shared else None,
+                switch=None if switch is None else switch(),
+                beside=(
+                    None
+                    if moe.beside is None
+                    else Beside(
+                        dense=dense[0](),
+                        dense_post_norm=self._norm(
+                            moe.beside.norm, Role.DENSE_POST_NORM, spec.index
+                        ),
+                        experts_norm=self._norm(moe.beside.norm, Role.EXPERTS_NORM, spec.index),
+                        experts_post_norm=self._norm(
+                            moe.beside.norm, Role.EXPERTS_POST_NORM, spec.index
+                        ),
+                    )
+                ),
+            )
+
+        return finish
+
+    def _ffn_part(self, layer: int, part: FfnPart) -> Callable[[], FeedForward]:
+        """Start preparing one FFN."""
+        gate, up, down = (
+            (role, role.bias if part.ffn.bias else None, None) for role in part_roles(part.kind)
+        )
+        rows = (gate, up) if part.ffn.gated else (up,)
+        inner = self._matrix(layer, *rows, expert=part.expert)
+        outer = self._matrix(layer, down, expert=part.expert)
+        return lambda: FeedForward(layer, part, inner(), outer())
+
+    def _router(self, spec: RoutingSpec, layer: int) -> Callable[[], Router]:
+        """Start preparing a router, which multiplies in float32 whatever the dtype."""
+        products = self._float32(layer, Role.ROUTER, Role.ROUTER_BIAS if spec.bias else None)
+        norm = None
+        if spec.norm is not None:
+            scale = self._vector(Role.ROUTER_SCALE, layer)
+            norm = Norm.of(spec.norm, scale / math.sqrt(len(scale)))
+        correction = self._vector(Role.ROUTER_CORRECTION_BIAS, layer) if spec.correction else None
+        expert_scale = self._vector(Role.EXPERT_SCALE, layer) if spec.expert_scale else None
+        return lambda: Router(spec, products(), norm, correction, expert_scale)
+
+    def _float32(self, layer: int, role: Role, bias: Role | None = None) -> Callable[[], Linear]:
+        """Start preparing a matrix whose product decides something: always in float32."""
+        rows = Rows([Part(self.stored(role, layer))])
+        values = None if bias is None else self._vector(bias, layer)
+        return prepare(rows, values, ComputeDtype.F32, self._pool)
+
     def _per_layer(self, index: int) -> Callable[[], PerLayer] | None:
         """Start preparing how a layer adds its per-layer embedding."""
         ple = self._source.spec.ple
@@ -274,10 +343,10 @@ class _Loader:
         assert bias is not None, "no family has a LayerNorm after a sublayer"
         return LayerNorm(weight, self._vector(bias, layer), spec.eps)
 
-    def stored(self, role: Role, layer: int | None) -> StoredTensor:
+    def stored(self, role: Role, layer: int | None, expert: int | None = None) -> StoredTensor:
         """A tensor as stored, of the shape the model needs."""
-        stored = self._source.tensor(role, layer)
-        wanted = self._specs[role, layer]
+        stored = self._source.tensor(role, layer, expert)
+        wanted = self._specs[role, layer, expert]
         if stored.shape != wanted.shape:
             raise WeightsInvalid(
                 f'"{self._source.name}": {wanted.key} has shape {list(stored.shape)},'
@@ -286,15 +355,16 @@ class _Loader:
         return stored
 
     def _matrix(
-        self, layer: int | None, *parts: tuple[Role, Role | None, Order]
+        self,
+        layer: int | None,
+        *parts: tuple[Role, Role | None, Order],
+        expert: int | None = None,
     ) -> Callable[[], Linear]:
         """Start preparing matrices that read the same input, as one."""
-        rows = Rows([Part(self.stored(role, layer), order) for role, _, order in parts])
+        rows = Rows([Part(self.stored(role, layer, expert), order) for role, _, order in parts])
         biases = [
-            torch.zeros(self._specs[role, layer].shape[0])
-            if bias is None
-            else self._vector(bias, layer, order)
-            for role, bias, order in parts
+            torch.zeros(part.count) if bias is None else self._vector(bias, layer, order, expert)
+            for part, (_, bias, order) in zip(rows.parts, parts, strict=True)
         ]
         biased = any(bias is not None for _, bias, _ in parts)
         stored = [part.stored.dtype for part in rows.parts]
@@ -303,8 +373,10 @@ class _Loader:
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
         return prepare(rows, torch.cat(biases) if biased else None, dtype, self._pool)
 
-    def _vector(self, role: Role, layer: int | None, order: Order = None) -> Tensor:
-        values = self.stored(role, layer).float32()
+    def _vector(
+        self, role: Role, layer: int | None, order: Order = None, expert: int | None = None
+    ) -> Tensor:
+        values = self.stored(role, layer, expert).float32()
         return torch.from_numpy(np.array(values if order is None else values[order]))
 
     def _qk_norm(self, index: int, spec: AttentionSpec) -> HeadNorm | ProjectionNorm | None:

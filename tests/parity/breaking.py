@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from tokenizers import Tokenizer
 
+from tests.parity import breaking_attention as kinds
 from tests.parity.checkpoints import EPS
 from tests.parity.reference import Floats
 from vindex.kinds import StorageDtype
@@ -83,11 +84,13 @@ class BrokenSource:
         self.generation_config: Mapping[str, Any] = source.generation_config
         self.chat_template = source.chat_template
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        return self._source.has(role, layer)
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        return self._source.has(role, layer, expert)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        stored = self._source.tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        stored = self._source.tensor(role, layer, expert)
         if role not in self._mistake.tensors:
             return stored
         values = self._mistake.tensors[role](self._source, stored)
@@ -184,10 +187,6 @@ def _small_eps(norm: NormSpec) -> NormSpec:
     return dataclasses.replace(norm, eps=1e-6) if norm.eps == EPS else norm
 
 
-def _large_eps(norm: NormSpec) -> NormSpec:
-    return dataclasses.replace(norm, eps=EPS)
-
-
 def _other_offset(norm: NormSpec) -> NormSpec:
     swapped = {NormKind.RMS: NormKind.RMS_OFFSET, NormKind.RMS_OFFSET: NormKind.RMS}
     return dataclasses.replace(norm, kind=swapped.get(norm.kind, norm.kind))
@@ -213,31 +212,6 @@ def _next_position(spec: ModelSpec) -> ModelSpec:
 
 def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
-
-
-def _without_rope(attention: AttentionSpec) -> AttentionSpec:
-    """Nothing turns; with latents the lanes that would have must still be told apart."""
-    if attention.latent is None or attention.rope is None:
-        return dataclasses.replace(attention, rope=None)
-    still = RopeSpec(
-        attention.rope.theta,
-        attention.rope.rotary_size,
-        RopeScaling.PROPORTIONAL,
-        turning_pairs=0,
-    )
-    return dataclasses.replace(attention, rope=still)
-
-
-def _latents(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
-    return _each_attention(
-        lambda each: (
-            each
-            if each.latent is None
-            else dataclasses.replace(
-                each, latent=dataclasses.replace(each.latent, norm=change(each.latent.norm))
-            )
-        )
-    )
 
 
 def _whole_heads(attention: AttentionSpec) -> AttentionSpec:
@@ -452,13 +426,15 @@ MISTAKES = (
         "attention scale of the head size",
         _each_attention(lambda each: dataclasses.replace(each, scale=each.head_size**-0.5)),
     ),
-    Mistake("latent norms with the model's eps", _latents(_large_eps)),
+    Mistake("sinks left out", tensors={Role.SINKS: kinds.no_sinks}),
+    Mistake("sinks of other heads", tensors={Role.SINKS: _mirrored}),
+    Mistake("latent norms with the model's eps", _each_attention(kinds.with_large_latent_eps)),
     Mistake("attention scale 1", _attention(scale=1.0)),
     Mistake("window: full", _each_attention(lambda each: _window(each, None))),
     Mistake("window one longer", _each_attention(lambda each: _window(each, 1))),
     Mistake("window one shorter", _each_attention(lambda each: _window(each, -1))),
     Mistake("full and sliding swapped", _swapped_kinds),
-    Mistake("rope left out", _each_attention(_without_rope)),
+    Mistake("rope left out", _each_attention(kinds.without_rope)),
     Mistake("rope unscaled", _each_rope(_unscaled)),
     Mistake("rope of whole heads", _each_attention(_whole_heads)),
     Mistake("rope attention factor 1", _each_rope(_unstrengthened)),

@@ -56,9 +56,27 @@ GEMMA4 = (
         head_norms=0.5,
     ),
     Row(
+        "gemma4-26b-a4b",
+        _gemma4(
+            "SSFSSF",
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            enable_moe_block=True,
+            num_experts=8,
+            top_k_experts=3,
+            moe_intermediate_size=24,
+        ),
+        listed=True,
+        head_norms=0.5,
+    ),
+    Row(
         "gemma4-all-at-once",
         _gemma4(
             "SFSSFSSF",
+            enable_moe_block=True,
+            num_experts=6,
+            top_k_experts=2,
+            moe_intermediate_size=24,
             attention_k_eq_v=True,
             num_global_key_value_heads=1,
             hidden_size_per_layer_input=8,

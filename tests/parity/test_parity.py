@@ -124,8 +124,9 @@ def test_rounded_vindexes(row: Row, dtype: StorageDtype, laboratory: Laboratory)
         f" with rounded weights {largest(logits, rounded.logits(prompt_ids())):.1e},"
         f" {largest(layers, rounded.layer_outputs(prompt_ids())):.1e}"
     )
-    assert largest(logits, expected.logits) <= ROUNDED[dtype][0]
-    assert largest(layers, expected.layer_outputs) <= ROUNDED[dtype][1]
+    if not row.has_experts:  # rounding sends some tokens to other experts, a step of any size
+        assert largest(logits, expected.logits) <= ROUNDED[dtype][0]
+        assert largest(layers, expected.layer_outputs) <= ROUNDED[dtype][1]
     assert largest(logits, rounded.logits(prompt_ids())) <= LOGITS_WITHIN
     assert largest(layers, rounded.layer_outputs(prompt_ids())) <= LAYERS_WITHIN
 
@@ -142,7 +143,7 @@ def rounded_reference(model: PreTrainedModel, dtype: StorageDtype) -> Reference:
         for name, values in (*model.named_parameters(), *scalars):
             if SIDECAR.search(name):
                 values.copy_(values.half())
-            elif not name.endswith("bias"):
+            elif not name.endswith(("bias", "sinks")):
                 values.copy_(values.to(target))
     return Reference(model)
 

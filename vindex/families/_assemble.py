@@ -16,6 +16,7 @@ from vindex.spec import (
     LayerSpec,
     LearnedPositions,
     ModelSpec,
+    MoeSpec,
     NormSpec,
     Placement,
     PleSpec,
@@ -71,7 +72,7 @@ def layer_kinds(
 
 def make_layers(
     attentions: Iterable[AttentionSpec],
-    ffn: FfnSpec,
+    ffn: FfnSpec | MoeSpec,
     norm: NormSpec,
     placement: Placement = Placement.PRE,
     *,
@@ -81,6 +82,19 @@ def make_layers(
     return tuple(
         LayerSpec(index, attention, ffn, placement, norm, residual_multiplier=residual_multiplier)
         for index, attention in enumerate(attentions)
+    )
+
+
+def make_mixed_layers(
+    attentions: Iterable[AttentionSpec],
+    ffns: Iterable[FfnSpec | MoeSpec],
+    norm: NormSpec,
+    placement: Placement = Placement.PRE,
+) -> tuple[LayerSpec, ...]:
+    """Layers that differ in their attention and FFN."""
+    return tuple(
+        LayerSpec(index, attention, ffn, placement, norm)
+        for index, (attention, ffn) in enumerate(zip(attentions, ffns, strict=True))
     )
 
 

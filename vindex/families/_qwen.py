@@ -20,18 +20,26 @@ _DEFAULT_FULL_LAYERS = 28
 
 
 def read_attentions(
-    config: ConfigReader, geometry: Geometry, **changes: Any
+    config: ConfigReader, geometry: Geometry, *, alternating: bool = False, **changes: Any
 ) -> tuple[AttentionSpec, ...]:
     """The attention of every layer.
 
     Args:
+        alternating: without ``layer_types`` every second layer slides, from the first on, below
+            ``max_window_layers``, instead of all from there on.
         changes: fields of ``AttentionSpec`` that the family decides.
     """
     slides = config.flag("use_sliding_window", False) and not (
         config.states("sliding_window") and not config.has("sliding_window")
     )
     full_layers = config.integer("max_window_layers", _DEFAULT_FULL_LAYERS, low=0, high=MAX_LAYERS)
-    kinds = layer_kinds(config, geometry.num_layers, lambda index: slides and index >= full_layers)
+
+    def slides_at(index: int) -> bool:
+        if alternating:
+            return slides and index % 2 == 0 and index < full_layers
+        return slides and index >= full_layers
+
+    kinds = layer_kinds(config, geometry.num_layers, slides_at)
     window = (
         config.integer("sliding_window", _DEFAULT_WINDOW, high=MAX_POSITIONS) if slides else None
     )

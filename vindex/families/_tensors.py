@@ -7,16 +7,19 @@ has the key that llama-like models give it. Both are in ``Naming``, a table for 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vindex import ple as sidecar
 from vindex.families import _attention_needs
 from vindex.families._attention_needs import Need
+from vindex.families._experts import Stacked, expert_tensors
 from vindex.kinds import ExtractLevel
 from vindex.spec import (
     Cut,
+    FfnSpec,
     LayerSpec,
     LearnedPositions,
+    MoeSpec,
     NormKind,
     PleSpec,
     Role,
@@ -44,19 +47,37 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Keys of a family's tensors; ``{layer}`` stands for the layer.
+    """Keys of a family's tensors; ``{layer}`` and ``{expert}`` stand for the numbers.
 
     Attributes:
         keys: of every tensor that the family has, in the vindex.
         fused: checkpoint tensors that are taken apart.
+        stacked: checkpoint tensors that hold those of all experts.
+        aliases: other keys that checkpoints have for whole tensors of a mixture of experts.
     """
 
     keys: Mapping[Role, str]
     fused: tuple[Fused, ...] = field(default=())
+    stacked: tuple[Stacked, ...] = field(default=())
+    aliases: Mapping[Role, str] = field(default_factory=dict)
 
     def but(self, keys: Mapping[Role, str], *fused: Fused) -> Naming:
         """The same with some other keys, and with these fused tensors."""
-        return Naming({**self.keys, **keys}, (*self.fused, *fused))
+        return replace(self, keys={**self.keys, **keys}, fused=(*self.fused, *fused))
+
+    def with_experts(
+        self,
+        keys: Mapping[Role, str],
+        *stacked: Stacked,
+        aliases: Mapping[Role, str] | None = None,
+    ) -> Naming:
+        """The same with the keys of a mixture of experts."""
+        return replace(
+            self,
+            keys={**self.keys, **keys},
+            stacked=(*self.stacked, *stacked),
+            aliases={**self.aliases, **(aliases or {})},
+        )
 
     def key(self, role: Role, layer: int | None) -> str:
         """The key of a tensor."""
@@ -176,18 +197,30 @@ def _layer_tensors(
         for role, cut in _cuts(fused, layer, shapes)
         if role in shapes
     }
-    if not layer.ffn.gated:
+    ffn = dense_ffn(layer)
+    if ffn is not None and not ffn.gated:
         # Where there is no gate, a feature responds with its up row; larql stores that as its gate.
         up = naming.key(Role.UP, layer.index)
-        cuts[Role.GATE] = cuts.get(Role.UP) or Cut(up, shapes[Role.UP], 0, layer.ffn.width)
+        cuts[Role.GATE] = cuts.get(Role.UP) or Cut(up, shapes[Role.UP], 0, ffn.width)
     for role, shape, file, level in needs:
         key = naming.key(role, layer.index)
         yield TensorSpec(role, layer.index, key, shape, file, level, cut=cuts.get(role))
+    if isinstance(layer.ffn, MoeSpec):
+        yield from expert_tensors(
+            layer.ffn, layer.index, hidden, naming.keys, naming.stacked, naming.aliases
+        )
     if layer.scaled:
         yield sidecar.layer_scalar(layer.index)
     if ple is not None:
         yield sidecar.layer_norm(layer.index, hidden)
         yield from sidecar.layer_matrices(ple, layer.index, hidden)
+
+
+def dense_ffn(layer: LayerSpec) -> FfnSpec | None:
+    """The FFN of a layer without experts, or the one beside them."""
+    if isinstance(layer.ffn, FfnSpec):
+        return layer.ffn
+    return None if layer.ffn.beside is None else layer.ffn.beside.ffn
 
 
 def _cuts(
@@ -217,20 +250,20 @@ def _cuts(
 
 
 def _layer_needs(layer: LayerSpec, hidden: int) -> Iterator[Need]:
-    ffn, width = layer.ffn, layer.ffn.width
-    norms, at_inference = StorageFile.NORMS, ExtractLevel.INFERENCE
+    ffn, norms, at_inference = dense_ffn(layer), StorageFile.NORMS, ExtractLevel.INFERENCE
 
     yield from _attention_needs.matrices(layer.attention, hidden)
-    yield Role.GATE, (width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
-    yield Role.UP, (width, hidden), StorageFile.UP, at_inference
-    yield Role.DOWN, (hidden, width), StorageFile.DOWN, at_inference
+    if ffn is not None:
+        yield Role.GATE, (ffn.width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
+        yield Role.UP, (ffn.width, hidden), StorageFile.UP, at_inference
+        yield Role.DOWN, (hidden, ffn.width), StorageFile.DOWN, at_inference
     for role in _norm_roles(layer):
         yield role, (hidden,), norms, ExtractLevel.ATTENTION
     yield from _attention_needs.vectors(layer.attention, hidden)
-    if ffn.bias:
+    if ffn is not None and ffn.bias:
         if ffn.gated:
-            yield Role.GATE_BIAS, (width,), norms, at_inference
-        yield Role.UP_BIAS, (width,), norms, at_inference
+            yield Role.GATE_BIAS, (ffn.width,), norms, at_inference
+        yield Role.UP_BIAS, (ffn.width,), norms, at_inference
         yield Role.DOWN_BIAS, (hidden,), norms, at_inference
 
 

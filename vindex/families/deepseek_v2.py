@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from vindex.families import _larql_index
-from vindex.families._assemble import make_layers, make_model
+from vindex.families._assemble import make_mixed_layers, make_model
 from vindex.families._base import Family
 from vindex.families._config import ConfigReader
-from vindex.families._deepseek import geometry_of, latent_attention, naming_of
-from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec
+from vindex.families._deepseek import (
+    geometry_of,
+    latent_attention,
+    mixed,
+    naming_of,
+    read_groups,
+)
+from vindex.families._moe import read_counts
+from vindex.spec import (
+    FfnSpec,
+    GroupLimit,
+    GroupScore,
+    ModelSpec,
+    NormKind,
+    NormSpec,
+    RoutingSpec,
+)
 
 
 def build(config: ConfigReader) -> ModelSpec:
@@ -20,13 +35,32 @@ def build(config: ConfigReader) -> ModelSpec:
         config.activation("hidden_act", "silu"),
         bias=config.flag("mlp_bias", False),
     )
+    ffns = mixed(config, geometry.num_layers, ffn, _routing, first=0, width=1407, shared=2)
     return make_model(
         config,
         geometry,
-        make_layers([attention] * geometry.num_layers, ffn, norm),
+        make_mixed_layers([attention] * geometry.num_layers, ffns, norm),
         family=FAMILY.name,
         tied=False,
         naming=naming_of(attention),
+    )
+
+
+def _routing(config: ConfigReader) -> RoutingSpec:
+    """``norm_topk_prob`` is without effect, as in transformers."""
+    experts, chosen = read_counts(config, ("n_routed_experts", "num_experts"), 64, None)
+    method = config.text("topk_method", "greedy")
+    groups: GroupLimit | None = None
+    if method == "group_limited_greedy":
+        groups = read_groups(config, experts, chosen, GroupScore.BEST)
+    else:
+        config.must_be_default("topk_method", "greedy")
+    config.must_be_default("scoring_func", "softmax")
+    return RoutingSpec(
+        experts,
+        chosen,
+        factor=config.number("routed_scaling_factor", 1.0),
+        groups=groups,
     )
 
 
