@@ -105,7 +105,7 @@ LATENT = (
     Row("gpt-oss", _gpt_oss()),
     Row(
         "gpt-oss-full",
-        _gpt_oss(attention_bias=False, sliding_window=11, layer_types=_LISTED, swiglu_limit=7.0),
+        _gpt_oss(attention_bias=False, sliding_window=11, layer_types=_LISTED, swiglu_limit=1.0),
         listed=True,
     ),
     Row("gpt-oss-bf16", _gpt_oss(), dtype=torch.bfloat16),

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
+from tests.parity.breaking_attention import ATTENTION_MISTAKES
+from tests.parity.breaking_experts import EXPERT_MISTAKES
 from tests.parity.checkpoints import Spelling
 from tests.parity.laboratory import Form, Laboratory, largest, loaded, prompt_ids
 from tests.parity.rows import ROWS
@@ -24,7 +26,10 @@ FORM = Form(Spelling.HUB)
 CLEARLY = 2
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+ALL_MISTAKES = (*MISTAKES, *ATTENTION_MISTAKES, *EXPERT_MISTAKES)
+
+
+@pytest.mark.parametrize("mistake", ALL_MISTAKES, ids=str)
 def test_mistake_shows(mistake: Mistake, laboratory: Laboratory) -> None:
     differences = {}
     for row in DISTINCT:
@@ -47,7 +52,7 @@ def test_no_mistake_shows_nothing(laboratory: Laboratory) -> None:
 
 
 def test_every_role_of_the_rows_is_broken(laboratory: Laboratory) -> None:
-    broken = {role for mistake in MISTAKES for role in mistake.tensors}
+    broken = {role for mistake in ALL_MISTAKES for role in mistake.tensors}
     assert set(Role) <= broken
 
 

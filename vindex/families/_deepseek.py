@@ -121,8 +121,8 @@ def read_groups(
     chosen: int,
     score: GroupScore,
     default: tuple[int, int] | None = None,
-) -> GroupLimit:
-    """Which groups of experts may be chosen from.
+) -> GroupLimit | None:
+    """Which groups of experts may be chosen from; ``None`` for all.
 
     Args:
         default: groups and how many of them are kept where the config does not say.
@@ -136,7 +136,7 @@ def read_groups(
         )
     if score is GroupScore.BEST_TWO and experts // groups < 2:
         config.contradiction(f"n_group is {groups} with {experts} experts", "2 or more in a group")
-    return GroupLimit(groups, kept, score)
+    return GroupLimit(groups, kept, score) if kept < groups else None
 
 
 def naming_of(attention: AttentionSpec) -> Naming:

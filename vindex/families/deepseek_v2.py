@@ -16,7 +16,6 @@ from vindex.families._deepseek import (
 from vindex.families._moe import read_counts
 from vindex.spec import (
     FfnSpec,
-    GroupLimit,
     GroupScore,
     ModelSpec,
     NormKind,
@@ -50,7 +49,7 @@ def _routing(config: ConfigReader) -> RoutingSpec:
     """``norm_topk_prob`` is without effect, as in transformers."""
     experts, chosen = read_counts(config, ("n_routed_experts", "num_experts"), 64, None)
     method = config.text("topk_method", "greedy")
-    groups: GroupLimit | None = None
+    groups = None
     if method == "group_limited_greedy":
         groups = read_groups(config, experts, chosen, GroupScore.BEST)
     else:
