@@ -81,7 +81,7 @@ class GroupLimit:
 
     Attributes:
         groups: how many there are.
-        kept: how many may be chosen from.
+        kept: how many may be chosen from; together they have as many experts as a token visits.
         score: how they are compared.
     """
 

@@ -9,6 +9,7 @@ from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_layers
 from lql.execute.paging import page
+from lql.execute.experts import note_experts
 from lql.execute.slots import layer, text
 from lql.results.browse import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static
@@ -32,6 +33,7 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
+    note_experts(vindex, context)
     if not edges:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
     detail = statement.detail or ast.Detail.BRIEF
