@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_layers
-from lql.execute.paging import page
 from lql.execute.experts import note_experts
+from lql.execute.paging import page
 from lql.execute.slots import layer, text
 from lql.results.browse import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static

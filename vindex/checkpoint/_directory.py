@@ -65,6 +65,7 @@ class SafetensorsCheckpoint:
         self.config: Mapping[str, Any] = read_object(directory / CONFIG)
         self._shards: list[SafetensorsFile] = []
         self._owner: dict[str, SafetensorsFile] = {}
+        self._last: tuple[tuple[str, int, int], npt.NDArray[np.generic]] | None = None
         try:
             self._open_weights(weights)
             self._scaled, self._scales = find_scaled(self._owner)
@@ -95,9 +96,19 @@ class SafetensorsCheckpoint:
         info = self.info(name)
         if not 0 <= start <= stop <= info.shape[0]:
             raise IndexError(f"rows {start}..{stop} of {info.shape[0]}")
-        pair = self._scaled.get(name)
-        rows = self._shard(name).array(name)[start:stop] if pair is None else pair.rows(start, stop)
+        if name in self._scaled:
+            rows = self._decoded(name, start, stop)
+        else:
+            rows = self._shard(name).array(name)[start:stop]
         return convert_rows(rows, info.dtype, dtype)
+
+    def _decoded(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """Rows made of codes and scales; the last ones are kept, as an expert is read in parts."""
+        if self._last is None or self._last[0] != (name, start, stop):
+            rows = self._scaled[name].rows(start, stop)
+            rows.flags.writeable = False
+            self._last = (name, start, stop), rows
+        return self._last[1]
 
     def release(self) -> None:
         """Give back memory of pages already read."""
