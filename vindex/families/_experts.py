@@ -47,27 +47,24 @@ class Stacked:
     transposed: bool = False
     released: bool = False
 
-    def cut(self, role: Role, layer: int, expert: int, experts: int, shape: tuple[int, ...]) -> Cut:
-        """Where the tensor of one expert lies in it.
+    def cuts(self, role: Role, layer: int, experts: int, shape: tuple[int, ...]) -> tuple[Cut, ...]:
+        """Where the tensor of each expert lies in it.
 
         Args:
             role: one of ``roles``, whose tensors have equally many rows.
             experts: E.
-            shape: of the expert's tensor.
+            shape: of an expert's tensor.
         """
         place, rows = self.roles.index(role), shape[0]
         part = (len(self.roles) * rows, *shape[1:])
+        whole = (experts, *(part[::-1] if self.transposed else part))
         start, stop, blocks = place * rows, (place + 1) * rows, 1
         if self.alternating:
             start, stop, blocks = place, place + 1, rows
-        return Cut(
-            self.key.format(layer=layer),
-            (experts, *(part[::-1] if self.transposed else part)),
-            start,
-            stop,
-            blocks,
-            self.transposed,
-            slab=expert,
+        key = self.key.format(layer=layer)
+        return tuple(
+            Cut(key, whole, start, stop, blocks, self.transposed, expert)
+            for expert in range(experts)
         )
 
 
@@ -95,18 +92,28 @@ def expert_tensors(
         stacked: tensors of checkpoints that hold those of all experts.
         aliases: other keys that checkpoints have for whole tensors.
     """
-    for expert in range(moe.routing.experts):
-        for role, shape, file, level in _ffn_needs(PartKind.EXPERT, moe.expert, hidden):
-            cuts = [
-                (each.released, each.cut(role, layer, expert, moe.routing.experts, shape))
-                for each in stacked
-                if role in each.roles
-            ]
-            released = next((cut for released, cut in cuts if released), None)
-            others = tuple(cut for _, cut in cuts if cut is not released)
-            key = keys[role].format(layer=layer, expert=expert)
+    experts = moe.routing.experts
+    needs = []
+    for need in _ffn_needs(PartKind.EXPERT, moe.expert, hidden):
+        role, shape = need[:2]
+        ways = [each.cuts(role, layer, experts, shape) for each in stacked if role in each.roles]
+        needs.append((*need, keys[role].format(layer=layer, expert="{expert}"), ways))
+    released = {each.key.format(layer=layer) for each in stacked if each.released}
+    for expert in range(experts):
+        for role, shape, file, level, key, ways in needs:
+            cuts = tuple(way[expert] for way in ways)
+            main = next((cut for cut in cuts if cut.key in released), None)
+            others = cuts if main is None else tuple(cut for cut in cuts if cut is not main)
             yield TensorSpec(
-                role, layer, key, shape, file, level, cut=released, others=others, expert=expert
+                role,
+                layer,
+                key.format(expert=expert),
+                shape,
+                file,
+                level,
+                cut=main,
+                others=others,
+                expert=expert,
             )
     for role, shape, file, level in _other_needs(moe, hidden):
         alias = aliases.get(role)
