@@ -143,7 +143,7 @@ def make_model(
             positions=positions,
             head_bias=head_bias,
             ple=ple,
-            embedding_size=embedding_size or geometry.hidden_size,
+            embedding_size=embedding_size,
             has_final_norm=has_final_norm,
         ),
         logit_softcap=logit_softcap,

@@ -136,12 +136,15 @@ def decoder_tensors(
     positions: LearnedPositions | None = None,
     head_bias: bool = False,
     ple: PleSpec | None = None,
-    embedding_size: int,
+    embedding_size: int | None = None,
     has_final_norm: bool = True,
 ) -> tuple[TensorSpec, ...]:
     """Every tensor of a decoder, in model order.
 
     Filtered by file, the order is larql's: its readers do not need it, people comparing do.
+
+    Args:
+        embedding_size: where embeddings are projected; ``hidden_size`` otherwise.
     """
 
     def tensor(
@@ -153,6 +156,7 @@ def decoder_tensors(
     ) -> TensorSpec:
         return TensorSpec(role, None, naming.key(role, None), shape, file, level, optional)
 
+    embedding_size = embedding_size or hidden_size
     matrix, vector = (vocab_size, embedding_size), (hidden_size,)
     result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
     projected = embedding_size != hidden_size
