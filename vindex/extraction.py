@@ -7,7 +7,7 @@ one layer: the embedding is scored from a map, in the checkpoint's own precision
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,6 +52,8 @@ from vindex.writing import (
 )
 
 DOWN_TOP_K = 10
+
+Columns = npt.NDArray[np.float32]
 
 _SCORED_AT_ONCE = 1024  # features between two reports of progress
 #: Manifest order of the files; up and down matrices alternate, as in larql.
@@ -241,19 +243,19 @@ class Extraction:
             with self.clock.measure("score"):
                 self.scorer.begin(embeddings)
             for _, group in itertools.groupby(down, key=lambda item: item[0].layer):
-                records: list[Records] = []
-                for tensor, name in group:
-                    with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
-                        matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
-                        check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
-                        columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
-                        if projection is not None:
-                            columns = columns @ projection.T
-                    records += self._records(columns, blank)
-                meta.layer(np.concatenate(records))
+                columns = (self._columns(*item, projection) for item in group)
+                meta.layer(np.concatenate(list(self._records(columns, blank))))
         writer.finish(files.DOWN_META)
 
-    def _head_projection(self) -> npt.NDArray[np.float32] | None:
+    def _columns(self, tensor: TensorSpec, name: str, projection: Columns | None) -> Columns:
+        """The down columns of an FFN, ``[F, D]``, ready to be compared with embeddings."""
+        with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
+            matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+            check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
+            columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+            return columns if projection is None else columns @ projection.T
+
+    def _head_projection(self) -> Columns | None:
         """What turns a down column into something an embedding can be compared with: [E, D]."""
         for tensor, name in self.ledger.used.items():
             if tensor.role is Role.HEAD_PROJECTION:
@@ -262,11 +264,10 @@ class Extraction:
         return None
 
     def _records(
-        self, columns: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]
+        self, columns: Iterable[Columns], blank: npt.NDArray[np.bool_]
     ) -> Iterator[Records]:
-        """Records of the down columns of an FFN ``[F, D]``, so many at a time."""
-        for start in range(0, len(columns), _SCORED_AT_ONCE):
-            part = columns[start : start + _SCORED_AT_ONCE]
+        """Records of the down columns of a layer's FFNs, so many at a time."""
+        for part in _regrouped(columns, _SCORED_AT_ONCE):
             with self.clock.measure("score", part.nbytes):
                 best = self.scorer.top(part, DOWN_TOP_K)
             yield make_records(best, blank, DOWN_TOP_K)
@@ -290,3 +291,16 @@ class Extraction:
         self.checkpoint.release()
         self.progress.advance(amount)
         self.progress.check()
+
+
+def _regrouped(parts: Iterable[Columns], rows: int) -> Iterator[Columns]:
+    """The same rows in their order, so many at a time whatever the size of the parts."""
+    held: Columns | None = None
+    for part in parts:
+        held = part if held is None else np.concatenate([held, part])
+        whole = len(held) - len(held) % rows
+        for start in range(0, whole, rows):
+            yield held[start : start + rows]
+        held = held[whole:] if whole < len(held) else None
+    if held is not None:
+        yield held

@@ -461,3 +461,12 @@ def test_an_explanation_shows_features_of_the_experts_visited(tmp_path: Path) ->
         features = sorted(hit.feature for hit in layer.hits)
         expert = features[0] // 24
         assert features == list(range(24 * expert, 24 * expert + 24))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 24, 50])
+def test_what_features_write_does_not_depend_on_how_many_are_scored_at_once(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (extracted(tmp_path / "whole", QWEN2) / files.DOWN_META).read_bytes()
+    monkeypatch.setattr("vindex.extraction._SCORED_AT_ONCE", rows)
+    assert (extracted(tmp_path / "parts", QWEN2) / files.DOWN_META).read_bytes() == whole
