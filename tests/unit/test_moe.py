@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lql.inference import ComputeDtype, load
+from lql.inference.decoder import Decoder
+from lql.inference.weights import load_weights
 from tests.unit.checkpoint_files import Arrays, write_directory
-from tests.unit.tiny_models import byte_tokenizer, source
+from tests.unit.tiny_models import LLAMA_TINY, byte_tokenizer, source
 from tests.unit.vindex_files import unseal
 from vindex import files
 from vindex.checkpoint import CheckpointSource, balance, open_checkpoint
@@ -433,12 +436,21 @@ def test_other_mixtures_of_larql_are_for_browsing(config: dict[str, Any], tmp_pa
 # --------------------------------------------------------------------------- answers
 
 
+@pytest.mark.parametrize(
+    ("config", "rounds"), [(MIXTRAL, False), (LLAMA_TINY, True)], ids=["mixtral", "llama"]
+)
+def test_long_prompts_are_rounded_only_without_experts(
+    config: dict[str, Any], rounds: bool, tmp_path: Path
+) -> None:
+    with open_vindex(extracted(tmp_path, config, dtype=StorageDtype.F16)) as vindex:
+        model = Decoder(vindex.spec, load_weights(vindex, ComputeDtype.AUTO, None))
+        assert (model.coarse() is not None) is rounds
+
+
 @models
 def test_walk_and_explanation_agree_with_the_products(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    from lql.inference import load
-
     with source(tmp_path, config, released_arrays(config)) as opened:
         model = load(opened)
         both = model.compare("The capital of France")
@@ -452,8 +464,6 @@ def test_walk_and_explanation_agree_with_the_products(
 
 def test_an_explanation_shows_features_of_the_experts_visited(tmp_path: Path) -> None:
     """Asked for all, a layer gives the features of the experts that the token visits."""
-    from lql.inference import load
-
     config = {**MIXTRAL, "num_experts_per_tok": 1}
     with source(tmp_path, config, released_arrays(config)) as opened:
         explanation = load(opened).explain("The capital", per_layer=10_000)
