@@ -27,6 +27,7 @@ from vindex.spec import (
     AttentionSpec,
     ModelSpec,
     MoeSpec,
+    NormKind,
     PartKind,
     Role,
     ffn_parts,
@@ -49,6 +50,7 @@ def describe(
 ) -> VindexIndex:
     """The index of a vindex about to be published, checksums still absent."""
     provenance = checkpoint.provenance
+    beyond = beyond_larql(spec)
     return VindexIndex(
         model=checkpoint.name,
         family=spec.family,
@@ -68,7 +70,7 @@ def describe(
         layer_bands=bands_for(spec.family, spec.num_layers),
         layers=tuple(layers),
         down_top_k=down_top_k,
-        has_model_weights=level > ExtractLevel.BROWSE,
+        has_model_weights=level > ExtractLevel.BROWSE and not beyond,
         model_config=model_config(spec, checkpoint.config),
         tie_word_embeddings=not any(tensor.role is Role.HEAD for tensor in ledger.used),
         lql={
@@ -80,8 +82,30 @@ def describe(
                 "sha256": dict(provenance.sha256),
             },
             "dropped": [{"name": drop.name, "rule": drop.rule} for drop in ledger.dropped],
+            **({"beyond_larql": list(beyond)} if beyond else {}),
         },
     )
+
+
+def beyond_larql(spec: ModelSpec) -> tuple[str, ...]:
+    """What this model computes that larql would leave out without a word.
+
+    larql does not look for tensors that it has no name for, and skips a layer whose keys it does
+    not find. Of such a model the index therefore tells it that there are no weights to run: it
+    then refuses to infer, and browses as ever.
+    """
+    attentions = [layer.attention for layer in spec.layers]
+    norms = [attention.qk_norm for attention in attentions]
+    terms = {
+        "latent attention": any(each.latent is not None for each in attentions),
+        "attention sinks": any(each.sinks for each in attentions),
+        "LayerNorms of q and k": any(
+            norm is not None and norm.kind is NormKind.LAYER for norm in norms
+        ),
+        "norms of sums": any(layer.placement.norms_sums for layer in spec.layers),
+        "projected embeddings": spec.projects_embeddings,
+    }
+    return tuple(term for term, used in terms.items() if used)
 
 
 def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig:
@@ -118,7 +142,7 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         attention_multiplier=_unless_one(config.get("attention_multiplier")),
         residual_multiplier=_unless_one(spec.layers[0].residual_multiplier),
         logits_scaling=_unless_one(spec.logit_divisor),
-        norm_eps=spec.final_norm.eps,
+        norm_eps=spec.layers[0].norm.eps,
     )
 
 

@@ -65,6 +65,7 @@ _MANIFEST_ORDER = {
     StorageFile.PLE: 3,
     StorageFile.HEAD: 4,
     StorageFile.POSITIONS: 5,
+    StorageFile.PROJECTIONS: 6,
 }
 
 
@@ -237,20 +238,30 @@ class Extraction:
         down = [item for item in self.ledger.used.items() if item[0].role in DOWN_ROLES]
         self.progress.phase("features", sum(tensor.shape[1] for tensor, _ in down), "features")
         meta = DownMetaWriter(writer.file(files.DOWN_META).write, self.spec.num_layers, DOWN_TOP_K)
+        projection = self._head_projection()
         with self._exact_embeddings(writer) as embeddings:
             with self.clock.measure("score"):
                 self.scorer.begin(embeddings)
             for _, group in itertools.groupby(down, key=lambda item: item[0].layer):
-                columns = (self._columns(tensor, name) for tensor, name in group)
+                columns = (self._columns(*item, projection) for item in group)
                 meta.layer(np.concatenate(list(self._records(columns, blank))))
         writer.finish(files.DOWN_META)
 
-    def _columns(self, tensor: TensorSpec, name: str) -> Columns:
-        """The down columns of an FFN, ``[F, D]``."""
+    def _columns(self, tensor: TensorSpec, name: str, projection: Columns | None) -> Columns:
+        """The down columns of an FFN, ``[F, D]``, ready to be compared with embeddings."""
         with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
             matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
             check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
-            return np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+            columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+            return columns if projection is None else columns @ projection.T
+
+    def _head_projection(self) -> Columns | None:
+        """What turns a down column into something an embedding can be compared with: [E, D]."""
+        for tensor, name in self.ledger.used.items():
+            if tensor.role is Role.HEAD_PROJECTION:
+                matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+                return matrix.astype(np.float32, copy=False)
+        return None
 
     def _records(
         self, columns: Iterable[Columns], blank: npt.NDArray[np.bool_]

@@ -55,7 +55,6 @@ def inspect(path: Path) -> Contents:
         seal.check_bytes(files.INDEX, index_bytes, path)
     maps = _map_known(path)
     _check_gate(path, index, maps)
-    embeddings_dtype = _check_embeddings(path, index, maps)
     _check_down_meta(index, maps)
     if tokens.FILE in maps:
         StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
@@ -68,6 +67,8 @@ def inspect(path: Path) -> Contents:
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
     have_keys = entries.keys() | ({_HEAD_KEY} if may_have_head else set())
     spec, notes = _read_spec(path, index, seal, have_keys)
+    embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
+    embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
     if index.quant is not Quant.NONE or index.fp4 is not None or index.bitnet_layout is not None:
         lacking = _quantised(path)
@@ -88,6 +89,7 @@ def inspect(path: Path) -> Contents:
         spec=spec,
         maps=maps,
         entries=entries,
+        embedding_size=embedding_size,
         embeddings_dtype=embeddings_dtype,
         lacking=lacking,
         notes=notes,
@@ -200,7 +202,7 @@ def _check_gate(path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]) 
 
 
 def _check_embeddings(
-    path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]
+    path: Path, index: VindexIndex, size: int, maps: Mapping[str, MappedFile]
 ) -> StorageDtype:
     """The element type of ``embeddings.bin``, told from its exact size as larql does."""
     mapped = maps.get(files.EMBEDDINGS)
@@ -210,14 +212,14 @@ def _check_embeddings(
             hint=extract_hint(index, path, index.extract_level),
             path=path,
         )
-    shape = (index.vocab_size, index.hidden_size)
+    shape = (index.vocab_size, size)
     if mapped.size == files.tensor_bytes(shape, 4):
         return StorageDtype.F32
     if mapped.size == files.tensor_bytes(shape, 2):
         return StorageDtype.BF16 if index.dtype is StorageDtype.BF16 else StorageDtype.F16
     raise VindexInvalid(
         f"{files.EMBEDDINGS} has {mapped.size:,} bytes, which is neither two nor four for each of "
-        f"{index.vocab_size:,} x {index.hidden_size:,} elements",
+        f"{index.vocab_size:,} x {size:,} elements",
         path=mapped.path,
     )
 

@@ -15,6 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vindex.kinds import ExtractLevel
+from vindex.spec_attention import (
+    AttentionKind,
+    AttentionSpec,
+    LatentSpec,
+    QkNormSpan,
+    RopeScaling,
+    RopeSpec,
+)
 from vindex.spec_ffn import (
     Activation,
     DenseBeside,
@@ -43,6 +51,7 @@ __all__ = [
     "FfnSpec",
     "GroupLimit",
     "GroupScore",
+    "LatentSpec",
     "LayerSpec",
     "LearnedPositions",
     "ModelSpec",
@@ -66,110 +75,13 @@ __all__ = [
 ]
 
 
-class RopeScaling(Enum):
-    """Rule that stretches the rotary frequencies (inference.md 1.1.3)."""
-
-    NONE = "default"
-    LINEAR = "linear"
-    LLAMA3 = "llama3"
-    DYNAMIC = "dynamic"
-    YARN = "yarn"
-    LONGROPE = "longrope"
-    PROPORTIONAL = "proportional"
-
-
-@dataclass(frozen=True, slots=True)
-class RopeSpec:
-    """Rotary position embedding of one layer type.
-
-    Attributes:
-        theta: base of the frequency table.
-        rotary_size: lanes rotated, from the first; the rest pass through. Even.
-        scaling: the rule; its parameters below are ``None`` where it does not use them.
-        factor: stretch factor.
-        low_freq_factor, high_freq_factor: llama3 band edges.
-        original_max_positions: context length the base table was trained for.
-        interleaved: rotate pairs (2i, 2i+1) instead of (i, i + rotary_size / 2).
-        turning_pairs: proportional only: the first so many pairs turn, as those of a whole
-            head do; the others stand still.
-        low_dim, high_dim: yarn: pairs below the first keep their frequency, pairs from the second
-            on are stretched, those between are blended.
-        short_factors, long_factors: longrope: stretch of each pair, [rotary_size / 2], for
-            sequences of at most ``original_max_positions`` and for longer ones.
-        attention_factor: yarn and longrope: factor on cosine and sine.
-    """
-
-    theta: float
-    rotary_size: int
-    scaling: RopeScaling = RopeScaling.NONE
-    factor: float | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_max_positions: int | None = None
-    interleaved: bool = False
-    turning_pairs: int | None = None
-    low_dim: float | None = None
-    high_dim: float | None = None
-    short_factors: tuple[float, ...] | None = None
-    long_factors: tuple[float, ...] | None = None
-    attention_factor: float = 1.0
-
-
-class AttentionKind(Enum):
-    """Which keys a query may see; the strings are the Hugging Face ``layer_types``."""
-
-    FULL = "full_attention"
-    SLIDING = "sliding_attention"
-
-
-class QkNormSpan(Enum):
-    """What a norm of q and k takes its statistics over."""
-
-    HEAD = "head"  # each head on its own; one weight [S] for all
-    PROJECTION = "projection"  # all heads together; weights [H * S] and [K * S]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """Attention of one layer.
-
-    Attributes:
-        window: keys visible to a query including itself (``None`` for full attention).
-        scale: factor on q·k.
-        softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
-        qk_norm: norm of q and k before rope, or ``None``.
-        qk_norm_span: what its statistics are taken over.
-        rope: ``None`` for models with learned positions.
-        v_norm: per-head norm of v, without a weight, or ``None``.
-        values_are_keys: v is what the key projection gives, before k's norm and rope; there is no
-            projection of v.
-        kv_source: the earlier layer whose keys and values this one reads instead of having k and
-            v of its own, or ``None``.
-    """
-
-    kind: AttentionKind
-    heads: int
-    kv_heads: int
-    head_size: int
-    scale: float
-    rope: RopeSpec | None
-    window: int | None = None
-    softcap: float | None = None
-    qk_norm: NormSpec | None = None
-    qk_norm_span: QkNormSpan = QkNormSpan.HEAD
-    qkv_bias: bool = False
-    output_bias: bool = False
-    v_norm: NormSpec | None = None
-    values_are_keys: bool = False
-    kv_source: int | None = None
-
-
 class Placement(Enum):
     """Where the norms of a layer stand.
 
     PRE: ``h += attn(n1 h); h += ffn(n2 h)``.
     SANDWICH: ``h += n1b(attn(n1 h)); h += n2b(ffn(n2 h))`` (Gemma 2, 3).
     POST: ``h += n1b(attn(h)); h += n2b(ffn(h))`` (OLMo 2).
+    SUM: ``h = n1(h + attn(h)); h = n2(h + ffn(h))`` (OPT-350M).
     PARALLEL: ``h += attn(n1 h) + ffn(n2 h)`` (GPT-NeoX).
     PARALLEL_SHARED: ``h += attn(n1 h) + ffn(n1 h)`` (Phi 1 and 2).
     """
@@ -177,23 +89,29 @@ class Placement(Enum):
     PRE = "pre"
     SANDWICH = "sandwich"
     POST = "post"
+    SUM = "sum"
     PARALLEL = "parallel"
     PARALLEL_SHARED = "parallel_shared"
 
     @property
     def norms_inputs(self) -> bool:
         """Whether attention and FFN read normed values."""
-        return self is not Placement.POST
+        return self not in (Placement.POST, Placement.SUM)
 
     @property
     def norms_ffn_input(self) -> bool:
         """Whether the FFN's input has a norm of its own."""
-        return self not in (Placement.POST, Placement.PARALLEL_SHARED)
+        return self.norms_inputs and self is not Placement.PARALLEL_SHARED
 
     @property
     def norms_outputs(self) -> bool:
         """Whether what attention and FFN add to the residual stream is normed."""
         return self in (Placement.SANDWICH, Placement.POST)
+
+    @property
+    def norms_sums(self) -> bool:
+        """Whether the residual stream itself is normed after each addition."""
+        return self is Placement.SUM
 
     @property
     def parallel(self) -> bool:
@@ -241,6 +159,8 @@ class Role(Enum):
     """What a tensor does in the forward pass; with a layer index it identifies a tensor."""
 
     EMBED = "embed"
+    EMBED_PROJECTION = "embed_projection"  # from an embedding of another size to D
+    HEAD_PROJECTION = "head_projection"  # from D back to that size, before the head
     POSITIONS = "positions"  # learned position embeddings
     FINAL_NORM = "final_norm"
     HEAD = "head"
@@ -252,6 +172,10 @@ class Role(Enum):
     FFN_POST_NORM = "ffn_post_norm"  # on the FFN output (sandwich)
     ATTN_NORM_BIAS = "attn_norm_bias"
     FFN_NORM_BIAS = "ffn_norm_bias"
+    ATTN_SUM_NORM = "attn_sum_norm"  # on the residual stream, attention added
+    ATTN_SUM_NORM_BIAS = "attn_sum_norm_bias"
+    FFN_SUM_NORM = "ffn_sum_norm"  # on the residual stream, the FFN added
+    FFN_SUM_NORM_BIAS = "ffn_sum_norm_bias"
     Q = "q"
     K = "k"
     V = "v"
@@ -262,6 +186,16 @@ class Role(Enum):
     O_BIAS = "o_bias"
     Q_NORM = "q_norm"
     K_NORM = "k_norm"
+    Q_NORM_BIAS = "q_norm_bias"
+    K_NORM_BIAS = "k_norm_bias"
+    SINKS = "sinks"  # a score for each head that takes part in the softmax only
+    Q_LATENT = "q_latent"  # to the latent that Q reads in x's place
+    Q_LATENT_BIAS = "q_latent_bias"
+    Q_LATENT_NORM = "q_latent_norm"
+    KV_LATENT = "kv_latent"  # to the latent of keys and values, and below it the rotated key
+    KV_LATENT_BIAS = "kv_latent_bias"
+    KV_LATENT_NORM = "kv_latent_norm"
+    KV = "kv"  # from that latent: for each head rows of its key, then of its value
     GATE = "gate"
     UP = "up"
     DOWN = "down"
@@ -297,7 +231,7 @@ class Role(Enum):
     @property
     def is_bias(self) -> bool:
         """Whether it is added, not multiplied; a vindex keeps those in float32."""
-        return self.value.endswith("_bias")
+        return self.value.endswith("_bias") or self is Role.SINKS
 
     @property
     def bias(self) -> Role:
@@ -334,6 +268,7 @@ class StorageFile(Enum):
     NORMS = "norms.bin"
     PLE = "ple_weights.bin"
     POSITIONS = "position_embeddings.bin"  # ours: larql has no learned positions
+    PROJECTIONS = "embedding_projections.bin"  # ours: larql's embeddings are of size D
     HEAD = "lm_head.bin"
 
 
@@ -423,6 +358,8 @@ class ModelSpec:
     Attributes:
         family: name of the family module that built it (``llama``, ``gemma3``).
         model_type: the config's own ``model_type``, as written to ``index.json``.
+        embedding_size: of the rows of embedding and head; D unless they are projected.
+        final_norm: before the head, or ``None``.
         embed_scale: factor on looked-up embeddings.
         logit_divisor: what logits are divided by, before the soft cap.
         logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
@@ -439,7 +376,8 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec
+    final_norm: NormSpec | None
+    embedding_size: int
     embed_scale: float
     tied: bool
     max_positions: int
@@ -455,6 +393,11 @@ class ModelSpec:
     def num_layers(self) -> int:
         """L."""
         return len(self.layers)
+
+    @property
+    def projects_embeddings(self) -> bool:
+        """Whether embeddings are of another size than the residual stream."""
+        return self.embedding_size != self.hidden_size
 
     @property
     def intermediate_size(self) -> int:

@@ -57,6 +57,7 @@ class Contents:
         spec: the model, or why it cannot be known; browsing works without it.
         maps: every binary file, by name.
         entries: manifest entries of tensors that are there, by key.
+        embedding_size: of a row of the embedding.
         embeddings_dtype: told from the file's size.
         lacking: why inference is refused although the level would allow it.
         notes: what the user should know.
@@ -67,6 +68,7 @@ class Contents:
     spec: ModelSpec | VindexError
     maps: Mapping[str, MappedFile]
     entries: Mapping[str, ManifestEntry]
+    embedding_size: int
     embeddings_dtype: StorageDtype
     lacking: VindexError | None
     notes: tuple[str, ...]
@@ -91,6 +93,7 @@ class Vindex:
         self._spec = contents.spec
         self._maps = dict(contents.maps)
         self._entries = contents.entries
+        self._embedding_size = contents.embedding_size
         self._embeddings_dtype = contents.embeddings_dtype
         self._lacking = contents.lacking
         self._keys = _keys_by_role(contents)
@@ -129,8 +132,8 @@ class Vindex:
 
     @cached_property
     def embeddings(self) -> StoredTensor:
-        """The embedding matrix ``[V, D]``, unscaled."""
-        shape = (self.index.vocab_size, self.index.hidden_size)
+        """The embedding matrix ``[V, D]``, unscaled; of another width where it is projected."""
+        shape = (self.index.vocab_size, self._embedding_size)
         array = self._maps[files.EMBEDDINGS].array(0, shape, self._embeddings_dtype)
         return StoredTensor("embed_tokens.weight", self._embeddings_dtype, array)
 

@@ -1,6 +1,7 @@
 """Keys and values of the tokens read so far.
 
-Shape legend: K KV heads, T new tokens, S head size, P positions held before them.
+Shape legend: K KV heads, T new tokens, S head size, P positions held before them; with latents R
+their rank, dr lanes that turn.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ _SLACK = 64
 class LayerCache:
     """Keys (after rope) and values of one layer, in order of position.
 
-    A sliding layer keeps the ``window - 1`` positions that the next token can still see.
+    A sliding layer keeps the ``window - 1`` positions that the next token can still see. With
+    latents there is one key a token, and the first of its lanes are the value.
     """
 
     def __init__(self, spec: AttentionSpec, capacity: int) -> None:
         self._reach = capacity if spec.window is None else spec.window - 1
         slots = min(capacity, self._reach + _SLACK)
+        latent = spec.latent
+        self._latent = None if latent is None else latent.rank
         # Keys above values: they come together.
-        self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
-        self._keys, self._values = self._slots.chunk(2)
+        heads = spec.kv_heads if latent else 2 * spec.kv_heads
+        size = spec.head_size if latent is None else latent.rank + spec.turning_size
+        self._slots = torch.empty(heads, slots, size)
+        self._keys, self._values = self._parts(self._slots)
         self._held = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
@@ -39,11 +45,13 @@ class LayerCache:
         """Add new tokens and return everything that one of them can see.
 
         Args:
-            new: their keys, then their values, float32 [2K, T, S].
+            new: their keys, then their values, float32 [2K, T, S]; with latents their keys,
+                [1, T, R + dr].
 
         Returns:
-            Keys and values [K, P + T, S]: the new tokens after the last P = min(all earlier,
-            ``window - 1``) ones. Views of the cache, or new memory; valid until the next call.
+            Keys and values [K, P + T, S], with latents [1, P + T, R + dr] and [1, P + T, R]: the
+            new tokens after the last P = min(all earlier, ``window - 1``) ones. Views of the
+            cache, or new memory; valid until the next call.
         """
         count, slots = new.shape[1], self._slots.shape[1]
         past = min(self._held, self._reach)
@@ -59,8 +67,7 @@ class LayerCache:
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
             self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
             self._held = self._reach
-            keys, values = seen.chunk(2)
-            self._seen = keys, values
+            self._seen = self._parts(seen)
         return self._seen
 
     @property
@@ -68,6 +75,12 @@ class LayerCache:
         """What the last ``append`` returned, for later layers that read this layer's keys."""
         assert self._seen is not None, "the layer whose keys are read runs first"
         return self._seen
+
+    def _parts(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        if self._latent is not None:
+            return held, held[..., : self._latent]
+        keys, values = held.chunk(2)
+        return keys, values
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""

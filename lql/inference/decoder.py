@@ -45,9 +45,11 @@ class Layer:
     attn_norm: HiddenNorm | None
     attention: Attention
     attn_post_norm: HiddenNorm | None
+    attn_sum_norm: HiddenNorm | None
     ffn_norm: HiddenNorm | None
     feed_forward: FeedForward | Mixture
     ffn_post_norm: HiddenNorm | None
+    ffn_sum_norm: HiddenNorm | None
     per_layer: PerLayer | None
     scalar: Tensor | None
     parallel: bool
@@ -58,13 +60,15 @@ class Layer:
 class Weights:
     """All weights of a model.
 
-    ``embed`` [V, D] and ``positions`` are as stored: only looked-up rows are converted.
+    ``embed`` [V, D] and ``positions`` are as stored: only looked-up rows are converted. Where rows
+    of the embedding are of another size E, ``projections`` are those from E to D and back.
     """
 
     embed: StoredTensor
     positions: StoredTensor | None
     layers: tuple[Layer, ...]
-    final_norm: HiddenNorm
+    final_norm: HiddenNorm | None
+    projections: tuple[Linear, Linear] | None
     head: Linear
     per_layer: PerLayerEmbeddings | None
 
@@ -99,6 +103,7 @@ class Decoder:
         self._matrices = [matrix for layer in weights.layers for matrix in _matrices(layer)]
         if weights.per_layer is not None:
             self._matrices.append(weights.per_layer.projection)
+        self._matrices += weights.projections or ()
 
     def forward(
         self,
@@ -138,7 +143,11 @@ class Decoder:
 
     def logits(self, h: Tensor) -> Tensor:
         """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
-        logits = self._weights.head(self._weights.final_norm(h))
+        if self._weights.final_norm is not None:
+            h = self._weights.final_norm(h)
+        if self._weights.projections is not None:
+            h = self._weights.projections[1](h)
+        logits = self._weights.head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap
@@ -174,6 +183,8 @@ class Decoder:
         )
         arrays = [table.array for table in tables if table is not None]
         held = sum(array.nbytes for array in arrays if not is_mapped(array))
+        latents = (layer.attention.latent for layer in self._weights.layers)
+        held += sum(latent.resident_bytes for latent in latents if latent is not None)
         return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
@@ -185,6 +196,8 @@ class Decoder:
     def _embed(self, ids: Sequence[int], start: int) -> Tensor:
         embed, positions = self._weights.embed, self._weights.positions
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
+        if self._weights.projections is not None:
+            rows = self._weights.projections[0](rows)  # [T, E] to [T, D]
         h = rows * self.spec.embed_scale
         if positions is not None and self.spec.positions is not None:
             first = start + self.spec.positions.offset
@@ -226,6 +239,8 @@ def _layer(
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
     h = h + y
+    if layer.attn_sum_norm is not None:
+        h = layer.attn_sum_norm(h)
     if observe is not None:
         observe(Tap.ATTENTION, layer.index, y)
 
@@ -243,6 +258,8 @@ def _layer(
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
     h = h + y
+    if layer.ffn_sum_norm is not None:
+        h = layer.ffn_sum_norm(h)
     if observe is not None:
         observe(Tap.FFN, layer.index, y)
 
@@ -261,6 +278,9 @@ def _layer(
 
 def _matrices(layer: Layer) -> Iterator[Linear]:
     yield layer.attention.qkv
+    latent = layer.attention.latent
+    if latent is not None and latent.query is not None:
+        yield latent.query[1]
     yield layer.attention.output
     if isinstance(layer.feed_forward, Mixture):
         yield from layer.feed_forward.matrices()

@@ -65,7 +65,7 @@ class LayerNorm:
     """Mean and variance removed over the last axis.
 
     Attributes:
-        weight, bias: float32 [D].
+        weight, bias: float32 [D]; for heads on their own [N, D].
     """
 
     weight: Tensor
@@ -76,8 +76,13 @@ class LayerNorm:
         """The normalised ``x`` [..., D], in new memory."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
+    def apply_(self, x: Tensor) -> None:
+        """Normalise heads ``x`` [T, N, S] in place; weight and bias are [N, S]."""
+        x.copy_(F.layer_norm(x, x.shape[-1:], eps=self.eps).mul_(self.weight).add_(self.bias))
+
 
 HiddenNorm = Norm | LayerNorm
+HeadNorm = Norm | LayerNorm
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,19 +22,21 @@ from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
+from lql.inference.latent import Latent
 from lql.inference.linear import Linear, prepare
 from lql.inference.mixture import Beside, Mixture
-from lql.inference.norms import HiddenNorm, LayerNorm, Norm, ProjectionNorm
+from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.routing import Router
-from lql.inference.rows import Part, Rows
+from lql.inference.rows import Part, Rows, torch_view
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     AttentionSpec,
     FfnPart,
     FfnSpec,
+    LatentSpec,
     LayerSpec,
     NormKind,
     NormSpec,
@@ -70,6 +72,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
     with _workers() as pool:
         loader = _Loader(source, dtype, pool)
         head = loader.head()
+        projections = loader.projections()
         per_layer = loader.per_layer_embeddings()
         pending: deque[Callable[[], Layer]] = deque()
         layers: list[Layer] = []
@@ -86,9 +89,8 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
                 None if source.spec.positions is None else loader.stored(Role.POSITIONS, None)
             ),
             layers=tuple(layers),
-            final_norm=loader.norm(
-                source.spec.final_norm, Role.FINAL_NORM, None, Role.FINAL_NORM_BIAS
-            ),
+            final_norm=loader.final_norm(),
+            projections=None if projections is None else projections(),
             head=head(),
             per_layer=None if per_layer is None else per_layer(),
         )
@@ -131,26 +133,17 @@ class _Loader:
 
     def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
         """Start preparing a layer; the result waits for it."""
-        index, attention = spec.index, spec.attention
-        biased = attention.qkv_bias
-        q_order = lane_order(attention.rope, attention.heads, attention.head_size)
-        k_order = lane_order(attention.rope, attention.kv_heads, attention.head_size)
-        q = (Role.Q, Role.Q_BIAS if biased else None, q_order)
-        k = (Role.K, Role.K_BIAS if biased else None, k_order)
-        v = (Role.V, Role.V_BIAS if biased else None, None)
-        if attention.kv_source is not None:
-            qkv = self._matrix(index, q)
-        elif attention.values_are_keys:
-            qkv = self._matrix(index, q, k)
-        else:
-            qkv = self._matrix(index, q, k, v)
-        output = self._matrix(index, (Role.O, Role.O_BIAS if attention.output_bias else None, None))
+        index = spec.index
+        attention = self._attention(index, spec.attention)
         feed_forward = self._feed_forward(spec)
         per_layer = self._per_layer(index)
         placement = spec.placement
 
         def norm(role: Role, present: bool, bias: Role | None = None) -> HiddenNorm | None:
-            return self.norm(spec.norm, role, index, bias) if present else None
+            return self._norm(spec.norm, role, index, bias) if present else None
+
+        def sum_norm(role: Role, bias: Role) -> HiddenNorm | None:
+            return norm(role, placement.norms_sums, bias)
 
         def finish() -> Layer:
             attn_norm = norm(Role.ATTN_NORM, placement.norms_inputs, Role.ATTN_NORM_BIAS)
@@ -158,20 +151,14 @@ class _Loader:
             return Layer(
                 index=index,
                 attn_norm=attn_norm,
-                attention=Attention(
-                    spec=attention,
-                    qkv=qkv(),
-                    output=output(),
-                    qk_norm=self._qk_norm(spec),
-                    rope=self._rope(attention.rope),
-                    v_norm=_value_norm(attention),
-                    value_lanes=_value_lanes(attention),
-                ),
+                attention=attention(),
                 attn_post_norm=norm(Role.ATTN_POST_NORM, placement.norms_outputs),
+                attn_sum_norm=sum_norm(Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
                 # A parallel layer without a second norm has one for both.
                 ffn_norm=attn_norm if ffn_norm is None else ffn_norm,
                 feed_forward=feed_forward(),
                 ffn_post_norm=norm(Role.FFN_POST_NORM, placement.norms_outputs),
+                ffn_sum_norm=sum_norm(Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
                 per_layer=None if per_layer is None else per_layer(),
                 scalar=self._vector(Role.LAYER_SCALAR, index) if spec.scaled else None,
                 parallel=placement.parallel,
@@ -179,6 +166,68 @@ class _Loader:
             )
 
         return finish
+
+    def _attention(self, index: int, spec: AttentionSpec) -> Callable[[], Attention]:
+        """Start preparing a layer's attention."""
+        biased = spec.qkv_bias
+        q_order = lane_order(spec.rope, spec.heads, spec.head_size)
+        k_order = lane_order(spec.rope, spec.kv_heads, spec.head_size)
+        q = (Role.Q, Role.Q_BIAS if biased else None, q_order)
+        k = (Role.K, Role.K_BIAS if biased else None, k_order)
+        v = (Role.V, Role.V_BIAS if biased else None, None)
+        latent: Callable[[], Latent] | None = None
+        if spec.latent is not None:
+            qkv, latent = self._latent(index, spec, spec.latent)
+        elif spec.kv_source is not None:
+            qkv = self._matrix(index, q)
+        elif spec.values_are_keys:
+            qkv = self._matrix(index, q, k)
+        else:
+            qkv = self._matrix(index, q, k, v)
+        output = self._matrix(index, (Role.O, Role.O_BIAS if spec.output_bias else None, None))
+        return lambda: Attention(
+            spec=spec,
+            qkv=qkv(),
+            output=output(),
+            qk_norm=self._qk_norm(index, spec),
+            rope=self._rope(spec.rope),
+            v_norm=_value_norm(spec),
+            value_lanes=_value_lanes(spec),
+            sinks=self._vector(Role.SINKS, index) if spec.sinks else None,
+            latent=None if latent is None else latent(),
+        )
+
+    def _latent(
+        self, index: int, spec: AttentionSpec, latent: LatentSpec
+    ) -> tuple[Callable[[], Linear], Callable[[], Latent]]:
+        """Start preparing what x is multiplied with, and what stands between that and attention."""
+        plain = spec.plain_size
+        q_order = lane_order(spec.rope, spec.heads, spec.head_size, plain)
+        q = (Role.Q, None, q_order)
+        kv_bias, q_bias = (Role.KV_LATENT_BIAS, Role.Q_LATENT_BIAS) if latent.bias else (None, None)
+        kv_order = lane_order(spec.rope, 1, latent.rank + spec.turning_size, latent.rank)
+        kv = (Role.KV_LATENT, kv_bias, kv_order)
+        up: Callable[[], Linear] | None = None
+        if latent.query_rank is None:
+            projection = self._matrix(index, q, kv)
+        else:
+            projection = self._matrix(index, (Role.Q_LATENT, q_bias, None), kv)
+            up = self._matrix(index, q)
+
+        def finish() -> Latent:
+            query: tuple[Norm, Linear] | None = None
+            if up is not None:
+                query = Norm.of(latent.norm, self._vector(Role.Q_LATENT_NORM, index)), up()
+            stored = torch_view(self.stored(Role.KV, index).float32())
+            heads = stored.view(spec.heads, plain + latent.value_size, latent.rank)
+            return Latent(
+                query=query,
+                norm=Norm.of(latent.norm, self._vector(Role.KV_LATENT_NORM, index)),
+                keys=heads[:, :plain].clone(),
+                values=heads[:, plain:].transpose(1, 2).contiguous(),
+            )
+
+        return projection, finish
 
     def _feed_forward(self, spec: LayerSpec) -> Callable[[], FeedForward | Mixture]:
         """Start preparing the FFN of a layer, or its experts."""
@@ -203,11 +252,11 @@ class _Loader:
                     if moe.beside is None
                     else Beside(
                         dense=dense[0](),
-                        dense_post_norm=self.norm(
+                        dense_post_norm=self._norm(
                             moe.beside.norm, Role.DENSE_POST_NORM, spec.index
                         ),
-                        experts_norm=self.norm(moe.beside.norm, Role.EXPERTS_NORM, spec.index),
-                        experts_post_norm=self.norm(
+                        experts_norm=self._norm(moe.beside.norm, Role.EXPERTS_NORM, spec.index),
+                        experts_post_norm=self._norm(
                             moe.beside.norm, Role.EXPERTS_POST_NORM, spec.index
                         ),
                     )
@@ -269,7 +318,22 @@ class _Loader:
         bias = Role.HEAD_BIAS if self._source.spec.head_bias else None
         return self._matrix(None, (Role.HEAD if stored else Role.EMBED, bias, None))
 
-    def norm(
+    def projections(self) -> Callable[[], tuple[Linear, Linear]] | None:
+        """Start preparing the projections of embeddings to D and back, where the model has them."""
+        if not self._source.spec.projects_embeddings:
+            return None
+        into = self._matrix(None, (Role.EMBED_PROJECTION, None, None))
+        back = self._matrix(None, (Role.HEAD_PROJECTION, None, None))
+        return lambda: (into(), back())
+
+    def final_norm(self) -> HiddenNorm | None:
+        """The norm before the head, where the model has one."""
+        spec = self._source.spec.final_norm
+        if spec is None:
+            return None
+        return self._norm(spec, Role.FINAL_NORM, None, Role.FINAL_NORM_BIAS)
+
+    def _norm(
         self, spec: NormSpec, role: Role, layer: int | None, bias: Role | None = None
     ) -> HiddenNorm:
         """A norm over the hidden size; ``bias`` is read if it is of the kind that has one."""
@@ -299,13 +363,15 @@ class _Loader:
         """Start preparing matrices that read the same input, as one."""
         rows = Rows([Part(self.stored(role, layer, expert), order) for role, _, order in parts])
         biases = [
-            self._vector(bias, layer, order, expert) for _, bias, order in parts if bias is not None
+            torch.zeros(part.count) if bias is None else self._vector(bias, layer, order, expert)
+            for part, (_, bias, order) in zip(rows.parts, parts, strict=True)
         ]
+        biased = any(bias is not None for _, bias, _ in parts)
         stored = [part.stored.dtype for part in rows.parts]
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
-        return prepare(rows, torch.cat(biases) if biases else None, dtype, self._pool)
+        return prepare(rows, torch.cat(biases) if biased else None, dtype, self._pool)
 
     def _vector(
         self, role: Role, layer: int | None, order: Order = None, expert: int | None = None
@@ -313,26 +379,32 @@ class _Loader:
         values = self.stored(role, layer, expert).float32()
         return torch.from_numpy(np.array(values if order is None else values[order]))
 
-    def _qk_norm(self, spec: LayerSpec) -> Norm | ProjectionNorm | None:
-        attention = spec.attention
-        if attention.qk_norm is None:
+    def _qk_norm(self, index: int, spec: AttentionSpec) -> HeadNorm | ProjectionNorm | None:
+        if spec.qk_norm is None:
             return None
-        if attention.qk_norm_span is QkNormSpan.PROJECTION:
+        if spec.qk_norm_span is QkNormSpan.PROJECTION:
             q_order, k_order = (
-                lane_order(attention.rope, heads, attention.head_size)
-                for heads in (attention.heads, attention.kv_heads)
+                lane_order(spec.rope, heads, spec.head_size)
+                for heads in (spec.heads, spec.kv_heads)
             )
             return ProjectionNorm(
-                Norm.of(attention.qk_norm, self._vector(Role.Q_NORM, spec.index, q_order)),
-                Norm.of(attention.qk_norm, self._vector(Role.K_NORM, spec.index, k_order)),
-                attention.heads,
+                Norm.of(spec.qk_norm, self._vector(Role.Q_NORM, index, q_order)),
+                Norm.of(spec.qk_norm, self._vector(Role.K_NORM, index, k_order)),
+                spec.heads,
             )
-        order = lane_order(attention.rope, 1, attention.head_size)
-        q = self._vector(Role.Q_NORM, spec.index, order).expand(attention.heads, -1)
-        if attention.kv_source is not None:
-            return Norm.of(attention.qk_norm, q)  # [H, S]
-        k = self._vector(Role.K_NORM, spec.index, order).expand(attention.kv_heads, -1)
-        return Norm.of(attention.qk_norm, torch.cat([q, k]))  # [H + K, S]
+        weight = self._of_heads(index, spec, Role.Q_NORM, Role.K_NORM)
+        if spec.qk_norm.kind is not NormKind.LAYER:
+            return Norm.of(spec.qk_norm, weight)
+        bias = self._of_heads(index, spec, Role.Q_NORM_BIAS, Role.K_NORM_BIAS)
+        return LayerNorm(weight, bias, spec.qk_norm.eps)
+
+    def _of_heads(self, index: int, spec: AttentionSpec, q: Role, k: Role) -> Tensor:
+        """Vectors for each head on its own: q's for its heads, then k's, [H + K, S] or [H, S]."""
+        order = lane_order(spec.rope, 1, spec.head_size)
+        parts = [self._vector(q, index, order).expand(spec.heads, -1)]
+        if spec.kv_source is None:
+            parts.append(self._vector(k, index, order).expand(spec.kv_heads, -1))
+        return torch.cat(parts)
 
     def _rope(self, spec: RopeSpec | None) -> Rope | None:
         """The rope of a spec; layers with equal specs share one."""

@@ -118,7 +118,7 @@ def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
 
 
 def _identity(source: ModelSource, stored: StoredTensor) -> Floats:
-    match source.spec.final_norm.kind:
+    match source.spec.layers[0].norm.kind:
         case NormKind.RMS_OFFSET:
             value = 0.0
         case NormKind.RMS | NormKind.LAYER:
@@ -168,6 +168,8 @@ def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
 def _norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
     def changed(spec: ModelSpec) -> ModelSpec:
         layers = _each_layer(lambda layer: dataclasses.replace(layer, norm=change(layer.norm)))
+        if spec.final_norm is None:
+            return layers(spec)
         return dataclasses.replace(layers(spec), final_norm=change(spec.final_norm))
 
     return changed
@@ -213,9 +215,18 @@ def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
 
 
+def _without_rope(attention: AttentionSpec) -> AttentionSpec:
+    """Nothing turns; with latents the lanes that would have must still be told apart."""
+    if attention.latent is None or attention.rope is None:
+        return dataclasses.replace(attention, rope=None)
+    still = RopeScaling.PROPORTIONAL
+    rope = RopeSpec(attention.rope.theta, attention.rope.rotary_size, still, turning_pairs=0)
+    return dataclasses.replace(attention, rope=rope)
+
+
 def _whole_heads(attention: AttentionSpec) -> AttentionSpec:
     rope = attention.rope
-    if rope is None or rope.scaling is not RopeScaling.NONE:
+    if attention.latent is not None or rope is None or rope.scaling is not RopeScaling.NONE:
         return attention
     whole = dataclasses.replace(rope, rotary_size=attention.head_size)
     return dataclasses.replace(attention, rope=whole)
@@ -384,11 +395,15 @@ _IDENTITIES = (
     Role.FFN_NORM,
     Role.FFN_POST_NORM,
     Role.FINAL_NORM,
+    Role.ATTN_SUM_NORM,
+    Role.FFN_SUM_NORM,
     Role.Q_NORM,
     Role.K_NORM,
     Role.LAYER_SCALAR,
     Role.PLE_PROJECTION_NORM,
     Role.PLE_NORM,
+    Role.Q_LATENT_NORM,
+    Role.KV_LATENT_NORM,
     Role.ROUTER_SCALE,
     Role.EXPERT_SCALE,
     Role.DENSE_POST_NORM,
@@ -431,7 +446,7 @@ MISTAKES = (
     Mistake("window one longer", _each_attention(lambda each: _window(each, 1))),
     Mistake("window one shorter", _each_attention(lambda each: _window(each, -1))),
     Mistake("full and sliding swapped", _swapped_kinds),
-    Mistake("rope left out", _attention(rope=None)),
+    Mistake("rope left out", _each_attention(_without_rope)),
     Mistake("rope unscaled", _each_rope(_unscaled)),
     Mistake("rope of whole heads", _each_attention(_whole_heads)),
     Mistake("rope attention factor 1", _each_rope(_unstrengthened)),
@@ -471,6 +486,7 @@ MISTAKES = (
                 Activation.GELU: Activation.GELU_TANH,
                 Activation.GELU_TANH: Activation.GELU,
                 Activation.RELU: Activation.SILU,
+                Activation.GELU_SIGMOID: Activation.GELU_TANH,
             }
         ),
     ),

@@ -13,6 +13,7 @@ from tests.parity.reference import Floats
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import (
     FfnSpec,
+    GroupScore,
     LayerSpec,
     MoeSpec,
     NormKind,
@@ -22,17 +23,6 @@ from vindex.spec import (
     RoutingSpec,
     Scoring,
     part_roles,
-)
-
-#: Roles of the machinery that no family has yet.
-WITHOUT_FAMILY = frozenset(
-    {
-        Role.ROUTER_BIAS,
-        Role.ROUTER_CORRECTION_BIAS,
-        Role.EXPERT_GATE_BIAS,
-        Role.EXPERT_UP_BIAS,
-        Role.EXPERT_DOWN_BIAS,
-    }
 )
 
 
@@ -59,6 +49,8 @@ def _each_routing(change: Callable[[RoutingSpec], RoutingSpec]) -> SpecChange:
 
 def _other_norming(rule: RoutingSpec) -> RoutingSpec:
     """Weights divided by their sum or not, the other way round."""
+    if rule.scoring is Scoring.SOFTMAX_OF_CHOSEN:
+        return rule  # their sum is 1
     return dataclasses.replace(rule, normalised=not rule.normalised)
 
 
@@ -76,6 +68,42 @@ def _sigmoids(rule: RoutingSpec) -> RoutingSpec:
     """Scores by sigmoid in the place of softmax."""
     softmax = rule.scoring is Scoring.SOFTMAX
     return dataclasses.replace(rule, scoring=Scoring.SIGMOID) if softmax else rule
+
+
+def _softmax_of_all(rule: RoutingSpec) -> RoutingSpec:
+    """Softmax over all experts in the place of that over the chosen ones."""
+    chosen = rule.scoring is Scoring.SOFTMAX_OF_CHOSEN
+    return dataclasses.replace(rule, scoring=Scoring.SOFTMAX) if chosen else rule
+
+
+def _other_group_score(rule: RoutingSpec) -> RoutingSpec:
+    """Groups compared by their best expert or by their best two, the other way round."""
+    if rule.groups is None:
+        return rule
+    other = {GroupScore.BEST: GroupScore.BEST_TWO, GroupScore.BEST_TWO: GroupScore.BEST}
+    groups = dataclasses.replace(rule.groups, score=other[rule.groups.score])
+    return dataclasses.replace(rule, groups=groups)
+
+
+def _expert(**values: Any) -> SpecChange:
+    """The model with other values in the FFNs of its experts."""
+    return _each_mixture(
+        lambda moe: dataclasses.replace(moe, expert=dataclasses.replace(moe.expert, **values))
+    )
+
+
+def _in_halves(role: Role) -> Values:
+    """GPT-OSS's gate and up rows read one half after the other instead of in turns."""
+
+    def values(source: ModelSource, stored: StoredTensor) -> Floats:
+        if source.spec.family != "gpt_oss":
+            return stored.float32()
+        own = source.spec.by_key()[stored.key]
+        pair = [source.tensor(each, own.layer, own.expert).float32() for each in _MATRICES[:2]]
+        fused = np.stack(pair, axis=1).reshape(-1, stored.shape[-1])
+        return np.split(fused, 2)[_MATRICES.index(role)]
+
+    return values
 
 
 def _branch_norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
@@ -171,6 +199,16 @@ EXPERT_MISTAKES = (
     Mistake("one expert more", _each_routing(_one_more)),
     Mistake("one expert less", _each_routing(_one_less)),
     Mistake("experts scored by sigmoid", _each_routing(_sigmoids)),
+    Mistake("experts: softmax of all", _each_routing(_softmax_of_all)),
+    Mistake("experts of all groups", _routing(groups=None)),
+    Mistake("groups compared otherwise", _each_routing(_other_group_score)),
+    Mistake("factor of experts 1", _routing(factor=1.0)),
+    Mistake("no limit on experts' products", _expert(limit=None)),
+    Mistake("no offset of up products", _expert(up_offset=0.0)),
+    Mistake(
+        "gate and up of experts in halves",
+        tensors={role: _in_halves(role) for role in _MATRICES[:2]},
+    ),
     Mistake("experts not scaled", _routing(expert_scale=False)),
     Mistake("router reads what the experts read", _router_norm(lambda _: None)),
     Mistake("router norm eps 1e-6", _router_norm(_small_eps)),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
-from tests.parity.breaking_experts import EXPERT_MISTAKES, WITHOUT_FAMILY
+from tests.parity.breaking_attention import ATTENTION_MISTAKES
+from tests.parity.breaking_experts import EXPERT_MISTAKES
 from tests.parity.checkpoints import Spelling
 from tests.parity.laboratory import Form, Laboratory, largest, loaded, prompt_ids
 from tests.parity.rows import ROWS
@@ -25,11 +26,7 @@ FORM = Form(Spelling.HUB)
 CLEARLY = 2
 
 
-ALL_MISTAKES = tuple(
-    mistake
-    for mistake in (*MISTAKES, *EXPERT_MISTAKES)
-    if not mistake.tensors.keys() & WITHOUT_FAMILY
-)
+ALL_MISTAKES = (*MISTAKES, *ATTENTION_MISTAKES, *EXPERT_MISTAKES)
 
 
 @pytest.mark.parametrize("mistake", ALL_MISTAKES, ids=str)
@@ -56,7 +53,7 @@ def test_no_mistake_shows_nothing(laboratory: Laboratory) -> None:
 
 def test_every_role_of_the_rows_is_broken(laboratory: Laboratory) -> None:
     broken = {role for mistake in ALL_MISTAKES for role in mistake.tensors}
-    assert set(Role) - WITHOUT_FAMILY <= broken
+    assert set(Role) <= broken
 
 
 def test_a_value_that_is_not_finite_is_a_difference(laboratory: Laboratory) -> None:

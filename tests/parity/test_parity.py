@@ -143,7 +143,7 @@ def rounded_reference(model: PreTrainedModel, dtype: StorageDtype) -> Reference:
         for name, values in (*model.named_parameters(), *scalars):
             if SIDECAR.search(name):
                 values.copy_(values.half())
-            elif not name.endswith("bias"):
+            elif not name.endswith(("bias", "sinks")):
                 values.copy_(values.to(target))
     return Reference(model)
 

@@ -7,7 +7,7 @@ checkpoint's own ``config.json`` never comes here. What cannot be rebuilt safely
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from typing import Any
 
 from vindex.errors import Unsupported
@@ -17,13 +17,6 @@ from vindex.index import VindexIndex
 from vindex.kinds import ExtractLevel
 
 SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
-
-# Families that are not in this package yet, and what larql's record of them lacks.
-LOSSY: Mapping[str, str] = {
-    "gpt_oss": "expert weights, biases and attention sinks are not in the vindex",
-    "deepseek_v2": "the latent attention sizes are not recorded",
-    "deepseek_v3": "the latent attention sizes are not recorded",
-}
 
 _MULTIPLIERS = ("attention_multiplier", "residual_multiplier", "logits_scaling")
 
@@ -136,12 +129,6 @@ def runs(index: VindexIndex) -> bool:
 
 def refuse_unknown(model_type: str, supported: str) -> Unsupported:
     """The error for a model type without a family module."""
-    reason = LOSSY.get(model_type)
-    if reason is not None:
-        return Unsupported(
-            f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
-            hint="re-extract the checkpoint once the family is supported",
-        )
     return Unsupported(
         f"index.json: model_config: model_type is {show(model_type)}, which is not supported",
         hint=f"supported: {supported}",

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vindex import ple as sidecar
+from vindex.families import _attention_needs
+from vindex.families._attention_needs import Need
 from vindex.families._experts import Stacked, expert_tensors
 from vindex.kinds import ExtractLevel
 from vindex.spec import (
-    AttentionSpec,
     Cut,
     FfnSpec,
     LayerSpec,
@@ -21,7 +22,6 @@ from vindex.spec import (
     MoeSpec,
     NormKind,
     PleSpec,
-    QkNormSpan,
     Role,
     StorageFile,
     TensorSpec,
@@ -136,10 +136,15 @@ def decoder_tensors(
     positions: LearnedPositions | None = None,
     head_bias: bool = False,
     ple: PleSpec | None = None,
+    embedding_size: int | None = None,
+    has_final_norm: bool = True,
 ) -> tuple[TensorSpec, ...]:
     """Every tensor of a decoder, in model order.
 
     Filtered by file, the order is larql's: its readers do not need it, people comparing do.
+
+    Args:
+        embedding_size: where embeddings are projected; ``hidden_size`` otherwise.
     """
 
     def tensor(
@@ -151,8 +156,14 @@ def decoder_tensors(
     ) -> TensorSpec:
         return TensorSpec(role, None, naming.key(role, None), shape, file, level, optional)
 
-    matrix, vector = (vocab_size, hidden_size), (hidden_size,)
+    embedding_size = embedding_size or hidden_size
+    matrix, vector = (vocab_size, embedding_size), (hidden_size,)
     result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
+    projected = embedding_size != hidden_size
+    if projected:
+        shape = hidden_size, embedding_size
+        file = StorageFile.PROJECTIONS
+        result.append(tensor(Role.EMBED_PROJECTION, shape, file, ExtractLevel.BROWSE))
     if positions is not None:
         table = (positions.rows, hidden_size)
         result.append(tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION))
@@ -160,13 +171,17 @@ def decoder_tensors(
         result += sidecar.model_matrices(ple, len(layers), hidden_size)
     for layer in layers:
         result += _layer_tensors(layer, hidden_size, naming, ple)
-    result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
-    if layers[0].norm.kind is NormKind.LAYER:
+    if has_final_norm:
+        result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
+    if has_final_norm and layers[0].norm.kind is NormKind.LAYER:
         result.append(
             tensor(Role.FINAL_NORM_BIAS, vector, StorageFile.NORMS, ExtractLevel.ATTENTION)
         )
     if ple is not None:
         result.append(sidecar.model_norm(ple))
+    if projected:
+        shape = embedding_size, hidden_size
+        result.append(tensor(Role.HEAD_PROJECTION, shape, file, ExtractLevel.INFERENCE))
     result.append(tensor(Role.HEAD, matrix, StorageFile.HEAD, ExtractLevel.INFERENCE, tied))
     if head_bias:
         result.append(
@@ -178,8 +193,7 @@ def decoder_tensors(
 def _layer_tensors(
     layer: LayerSpec, hidden: int, naming: Naming, ple: PleSpec | None
 ) -> Iterator[TensorSpec]:
-    absent = _absent(layer.attention)
-    needs = [need for need in _layer_needs(layer, hidden) if need[0] not in absent]
+    needs = list(_layer_needs(layer, hidden))
     shapes = {role: shape for role, shape, _, _ in needs}
     cuts = {
         role: cut
@@ -213,13 +227,6 @@ def dense_ffn(layer: LayerSpec) -> FfnSpec | None:
     return None if layer.ffn.beside is None else layer.ffn.beside.ffn
 
 
-def _absent(attention: AttentionSpec) -> frozenset[Role]:
-    """Roles of attention that the layer does without."""
-    if attention.kv_source is not None:
-        return frozenset({Role.K, Role.V, Role.K_BIAS, Role.V_BIAS, Role.K_NORM})
-    return frozenset({Role.V, Role.V_BIAS} if attention.values_are_keys else ())
-
-
 def _cuts(
     fused: Fused, layer: LayerSpec, shapes: Mapping[Role, tuple[int, ...]]
 ) -> Iterator[tuple[Role, Cut]]:
@@ -246,36 +253,17 @@ def _cuts(
         start = stop
 
 
-Need = tuple[Role, tuple[int, ...], StorageFile, ExtractLevel]
-
-
 def _layer_needs(layer: LayerSpec, hidden: int) -> Iterator[Need]:
-    attention, ffn = layer.attention, dense_ffn(layer)
-    q_size = attention.heads * attention.head_size
-    kv_size = attention.kv_heads * attention.head_size
-    attn, norms = StorageFile.ATTENTION, StorageFile.NORMS
-    at_attention, at_inference = ExtractLevel.ATTENTION, ExtractLevel.INFERENCE
+    ffn, norms, at_inference = dense_ffn(layer), StorageFile.NORMS, ExtractLevel.INFERENCE
 
-    yield Role.Q, (q_size, hidden), attn, at_attention
-    yield Role.K, (kv_size, hidden), attn, at_attention
-    yield Role.V, (kv_size, hidden), attn, at_attention
-    yield Role.O, (hidden, q_size), attn, at_attention
-    if attention.qk_norm is not None:
-        whole = attention.qk_norm_span is QkNormSpan.PROJECTION
-        yield Role.Q_NORM, (q_size if whole else attention.head_size,), attn, at_attention
-        yield Role.K_NORM, (kv_size if whole else attention.head_size,), attn, at_attention
+    yield from _attention_needs.matrices(layer.attention, hidden)
     if ffn is not None:
         yield Role.GATE, (ffn.width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
         yield Role.UP, (ffn.width, hidden), StorageFile.UP, at_inference
         yield Role.DOWN, (hidden, ffn.width), StorageFile.DOWN, at_inference
     for role in _norm_roles(layer):
-        yield role, (hidden,), norms, at_attention
-    if attention.qkv_bias:
-        yield Role.Q_BIAS, (q_size,), norms, at_attention
-        yield Role.K_BIAS, (kv_size,), norms, at_attention
-        yield Role.V_BIAS, (kv_size,), norms, at_attention
-    if attention.output_bias:
-        yield Role.O_BIAS, (hidden,), norms, at_attention
+        yield role, (hidden,), norms, ExtractLevel.ATTENTION
+    yield from _attention_needs.vectors(layer.attention, hidden)
     if ffn is not None and ffn.bias:
         if ffn.gated:
             yield Role.GATE_BIAS, (ffn.width,), norms, at_inference
@@ -298,3 +286,14 @@ def _norm_roles(layer: LayerSpec) -> Iterator[Role]:
             yield Role.FFN_NORM_BIAS
     if layer.placement.norms_outputs:
         yield Role.FFN_POST_NORM
+    if layer.placement.norms_sums:
+        for norm, bias in _SUM_NORMS:
+            yield norm
+            if biased:
+                yield bias
+
+
+_SUM_NORMS = (
+    (Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
+    (Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
+)

@@ -18,6 +18,10 @@ _NAMING = LLAMA.but(
         Role.FINAL_NORM_BIAS: "final_layernorm.bias",
         Role.O: "layers.{layer}.self_attn.dense.weight",
         Role.O_BIAS: "layers.{layer}.self_attn.dense.bias",
+        Role.Q_NORM: "layers.{layer}.self_attn.q_layernorm.weight",
+        Role.Q_NORM_BIAS: "layers.{layer}.self_attn.q_layernorm.bias",
+        Role.K_NORM: "layers.{layer}.self_attn.k_layernorm.weight",
+        Role.K_NORM_BIAS: "layers.{layer}.self_attn.k_layernorm.bias",
         Role.UP: "layers.{layer}.mlp.fc1.weight",
         Role.UP_BIAS: "layers.{layer}.mlp.fc1.bias",
         Role.DOWN: "layers.{layer}.mlp.fc2.weight",
@@ -29,10 +33,14 @@ _NAMING = LLAMA.but(
 def build(config: ConfigReader) -> ModelSpec:
     """The specification of a Phi configuration."""
     geometry = read_geometry(config, _DEFAULTS)
-    config.must_be_default("qk_layernorm", False)
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5, high=1.0))
     attention = read_attention(
-        config, geometry, rope=RopeDefaults(partial=0.5), qkv_bias=True, output_bias=True
+        config,
+        geometry,
+        rope=RopeDefaults(partial=0.5),
+        qk_norm=norm if config.flag("qk_layernorm", False) else None,
+        qkv_bias=True,
+        output_bias=True,
     )
     ffn = FfnSpec(
         geometry.intermediate_size,
