@@ -332,7 +332,10 @@ def test_unknown_architectures_list_the_supported_ones(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(Unsupported, match="architecture is 'mamba'") as caught:
         open_checkpoint(tmp_path / "m.gguf")
-    assert caught.value.hint == "supported: gemma, gemma2, gemma3, llama, qwen2, qwen3"
+    assert caught.value.hint == (
+        "supported: gemma, gemma2, gemma3, gemma4, glm4, gpt2, gptneox, granite, llama, olmo2,"
+        " phi2, phi3, qwen2, qwen3, starcoder2"
+    )
 
 
 def test_parts_of_a_split_file_are_refused(tmp_path: Path) -> None:

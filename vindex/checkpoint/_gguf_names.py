@@ -159,9 +159,7 @@ def _find(
     )
 
 
-def _cut_out(
-    tensors: Mapping[str, GgufTensor], part: TensorSpec, spec: ModelSpec
-) -> Mapped | None:
+def _cut_out(tensors: Mapping[str, GgufTensor], part: TensorSpec, spec: ModelSpec) -> Mapped | None:
     """q, k or v where only the file has them in one tensor, as old files of Phi 2 do."""
     for weights in (_QKV, _QKV_BIASES):
         tensor = tensors.get(_FUSED[weights].format(layer=part.layer))

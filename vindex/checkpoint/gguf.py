@@ -80,7 +80,9 @@ class GgufCheckpoint:
         try:
             family, rules = self._family()
             architecture = self._file.metadata["general.architecture"]
-            self.config: Mapping[str, Any] = rules.config(_Facts(self._file, architecture, rules.known))
+            self.config: Mapping[str, Any] = rules.config(
+                _Facts(self._file, architecture, rules.known)
+            )
             spec = spec_from_config(self.config, path.name)
             self._tensors = map_names(self._file.tensors, family, rules, spec)
         except BaseException:

@@ -134,6 +134,9 @@ class Family:
 
     def checkpoint_name(self, key: str) -> str:
         """The name that transformers gives the tensor of a vindex key."""
+        for name, renamed in self.renamed.items():
+            if renamed == key:
+                return name
         if key.startswith("lm_head."):
             return key
         return ("model." if "model." in self.prefixes else self.prefixes[0]) + key

@@ -55,7 +55,7 @@ def reader(facts: GgufFacts) -> ConfigReader:
     """
     prefix = f"{facts.architecture}."
     own = {
-        key.removeprefix(prefix): value
+        key.removeprefix(prefix): shortest(value) if isinstance(value, float) else value
         for key, value in facts.metadata.items()
         if key.startswith(prefix)
     }
@@ -71,12 +71,18 @@ def reader(facts: GgufFacts) -> ConfigReader:
 
 
 def common(
-    facts: GgufFacts, *, eps: str = RMS_EPS, turns_partly: bool = False, gated: bool = True
+    facts: GgufFacts,
+    own: ConfigReader | None = None,
+    *,
+    eps: str = RMS_EPS,
+    turns_partly: bool = False,
+    gated: bool = True,
 ) -> dict[str, Any]:
     """Sizes, norm epsilon, rope base, tying and token ids.
 
     Args:
         facts: of the file.
+        own: what ``reader`` gives, where a family puts some of it in other words.
         eps: the configuration's key of the epsilon; other than ``RMS_EPS`` for LayerNorms.
         turns_partly: the family has ``partial_rotary_factor``.
         gated: whether the FFN is; converters write a width of their own for some others.
@@ -85,7 +91,7 @@ def common(
         Unsupported: a mixture of experts, partial rotation, or unknown metadata.
         CheckpointError: a required key is missing or absurd.
     """
-    own = reader(facts)
+    own = own or reader(facts)
     own.must_be_default("expert_count", 0)
     own.must_be_default("attention.causal", True)
     heads = own.integer("attention.head_count", high=MAX_HEADS)
@@ -93,17 +99,15 @@ def common(
     epsilon = f"attention.layer_norm_{'rms_' if eps == RMS_EPS else ''}epsilon"
     config: dict[str, Any] = {
         "hidden_size": hidden,
-        "intermediate_size": (
-            own.integer("feed_forward_length") if gated else facts.rows(_FFN_UP)
-        ),
+        "intermediate_size": (own.integer("feed_forward_length") if gated else facts.rows(_FFN_UP)),
         "num_hidden_layers": own.integer("block_count", high=MAX_LAYERS),
         "num_attention_heads": heads,
         "num_key_value_heads": own.integer("attention.head_count_kv", heads, high=MAX_HEADS),
-        eps: shortest(own.number(epsilon, high=1.0)),
+        eps: own.number(epsilon, high=1.0),
         "max_position_embeddings": own.integer("context_length", high=MAX_POSITIONS),
         "vocab_size": facts.rows("token_embd.weight"),
         "tie_word_embeddings": not facts.has_tensor("output.weight"),
-        "rope_theta": shortest(own.number("rope.freq_base", 10000.0)),
+        "rope_theta": own.number("rope.freq_base", 10000.0),
     }
     turned = "rope.dimension_count"
     whole = "attention.key_length" if own.has("attention.key_length") or turns_partly else turned
@@ -116,16 +120,16 @@ def common(
             )
     config["head_dim"] = head_size
     if turns_partly:
-        config["partial_rotary_factor"] = _share(
+        config["partial_rotary_factor"] = share(
             own.integer(turned, head_size, high=head_size), head_size
         )
     return config | _token_ids(facts)
 
 
-def _share(part: int, whole: int) -> float:
+def share(part: int, whole: int) -> float:
     """``part / whole`` such that its product with ``whole`` is not below ``part``."""
-    share = part / whole
-    return share if int(share * whole) == part else math.nextafter(share, 1.0)
+    quotient = part / whole
+    return quotient if int(quotient * whole) == part else math.nextafter(quotient, 1.0)
 
 
 def _token_ids(facts: GgufFacts) -> dict[str, Any]:
@@ -145,7 +149,10 @@ def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
         case "none":
             return None
         case "linear":
-            return {"rope_type": kind, "factor": shortest(own.number("rope.scaling.factor", legacy))}
+            return {
+                "rope_type": kind,
+                "factor": own.number("rope.scaling.factor", legacy),
+            }
         case "yarn":
             optional = {
                 "attention_factor": "rope.scaling.yarn_attn_factor",
@@ -154,11 +161,11 @@ def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
             }
             return {
                 "rope_type": kind,
-                "factor": shortest(own.number("rope.scaling.factor")),
+                "factor": own.number("rope.scaling.factor"),
                 "original_max_position_embeddings": own.integer(
                     "rope.scaling.original_context_length", high=MAX_POSITIONS
                 ),
-            } | {name: shortest(own.number(key)) for name, key in optional.items() if own.has(key)}
+            } | {name: own.number(key) for name, key in optional.items() if own.has(key)}
         case _:
             raise Unsupported(
                 f"{own.where}: rope.scaling.type is {show(kind)}, supported are none, linear and"
@@ -220,5 +227,6 @@ def llama3_table(theta: float, size: int, parameters: Mapping[str, Any]) -> list
 
 
 def shortest(value: float) -> float:
-    """A float32 from metadata as the decimal a person wrote: 9.99999974e-06 becomes 1e-05."""
-    return float(str(np.float32(value)))
+    """A float32 as the decimal a person wrote, 9.99999974e-06 as 1e-05; others as they are."""
+    single = np.float32(value)
+    return float(str(single)) if single == value else value

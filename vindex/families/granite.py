@@ -87,7 +87,7 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     scaling = _gguf_config.llama3_scaling(facts, config) or _gguf_config.rope_scaling(facts)
     return {
         **config,
-        **{key: _gguf_config.shortest(value) for key, value in multipliers.items()},
+        **multipliers,
         "model_type": "granite",
         "hidden_act": "silu",
         "attention_bias": facts.has_tensor("blk.0.attn_q.bias"),
