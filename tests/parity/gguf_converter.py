@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -41,31 +43,50 @@ class Conversion:
     tables: Callable[[Config], dict[str, list[float]]] = field(default=lambda _config: {})
 
 
-def convert(directory: Path, path: Path, kind: Kind = Kind.F32, *, arch: str | None = None) -> Path:
+def convert(
+    directory: Path,
+    path: Path,
+    kind: Kind = Kind.F32,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    edit: Callable[[dict[str, Tensor]], None] = lambda _tensors: None,
+) -> Path:
     """Write a checkpoint directory as a GGUF file.
 
     Args:
         directory: in transformers 5's spelling.
         path: where to write.
         kind: of the matrices; vectors stay float32, and rows that do not fit a block become F16.
-        arch: a name to write instead of the architecture's own.
+            Where the ``gguf`` package cannot encode it, they are blocks of random bytes.
+        metadata: other values of the architecture's keys; ``None`` leaves one out.
+        edit: changes what would be written, by the names in the file.
     """
     config = json.loads((directory / "config.json").read_text())
     config = {**config, **config.get("text_config", {})}
     conversion = CONVERSIONS[config["model_type"]]
-    writer = Writer(path, arch or gguf.MODEL_ARCH_NAMES[conversion.arch])
+    writer = Writer(path, gguf.MODEL_ARCH_NAMES[conversion.arch])
     conversion.parameters(writer, config)
+    for key, value in (metadata or {}).items():
+        name = f"{writer.arch}.{key}"
+        writer.kv_data[0].pop(name, None)
+        if value is not None:
+            writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
     _vocabulary(writer, directory)
-    for name, numbers in conversion.tables(config).items():
-        writer.add_tensor(name, torch.tensor(numbers, dtype=torch.float32).numpy())
     names = gguf.get_tensor_name_map(conversion.arch, _layers(config))
+    tensors = {
+        name: torch.tensor(numbers, dtype=torch.float32)
+        for name, numbers in conversion.tables(config).items()
+    }
     for original, values in _text_tensors(directory):
         changed = conversion.change(original, values, config)
         if changed is None:
             continue
         name = names.get_name(original, try_suffixes=(".weight", ".bias"))
         assert name is not None, f"llama.cpp does not know {original}"
-        _add(writer, name, changed, kind)
+        tensors[name] = changed
+    edit(tensors)
+    for name, values in tensors.items():
+        _add(writer, name, values, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -89,8 +110,15 @@ def _add(writer: Writer, name: str, values: Tensor, kind: Kind) -> None:
         kind = Kind.F16
     if kind is Kind.F32:
         writer.add_tensor(name, array)
-    else:
-        writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
+        return
+    try:
+        blocks = gguf.quantize(array, kind)
+    except NotImplementedError:
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        shape = (*array.shape[:-1], array.shape[-1] // elements * size)
+        random = np.random.default_rng(zlib.crc32(name.encode()))
+        blocks = random.integers(0, 256, shape, dtype=np.uint8)
+    writer.add_tensor(name, blocks, raw_dtype=kind)
 
 
 def _vocabulary(writer: Writer, directory: Path) -> None:

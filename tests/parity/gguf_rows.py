@@ -44,7 +44,7 @@ _AS_THEY_ARE = (
 )
 
 
-def _like(name: str, suffix: str, **changes: Any) -> Row:
+def like(name: str, suffix: str, **changes: Any) -> Row:
     """A row with another configuration, and so other weights."""
     row = _BY_NAME[name]
     return Row(
@@ -60,18 +60,18 @@ _LLAMA3: dict[str, Any] = dict(_BY_NAME["llama-llama3-rope"].config["rope_parame
 
 GGUF_ROWS = (
     *(_BY_NAME[name] for name in _AS_THEY_ARE),
-    _like(
+    like(
         "llama-llama3-rope",
         "8192",
         rope_parameters={**_LLAMA3, "original_max_position_embeddings": 8192},
     ),
-    _like("granite", "biases", attention_bias=True, mlp_bias=True),
-    _like("gemma2", "head-size", query_pre_attn_scalar=24),
-    _like("gemma3", "every-sixth", query_pre_attn_scalar=24, sliding_window_pattern=6),
-    _like("starcoder2", "full", sliding_window=None),
-    _like("phi", "as-many-keys", num_key_value_heads=4),
-    _like("gpt2", "narrow", n_inner=80),
-    _like(
+    like("granite", "biases", attention_bias=True, mlp_bias=True),
+    like("gemma2", "head-size", query_pre_attn_scalar=24),
+    like("gemma3", "every-sixth", query_pre_attn_scalar=24, sliding_window_pattern=6),
+    like("starcoder2", "full", sliding_window=None),
+    like("phi", "as-many-keys", num_key_value_heads=4),
+    like("gpt2", "narrow", n_inner=80),
+    like(
         "gpt-neox",
         "odd-share",
         hidden_size=176,  # heads of 44 values, of which 30 turn: 30 / 44 * 44 is less than 30

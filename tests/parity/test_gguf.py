@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.parity.checkpoints import Row, Spelling
+from tests.parity.checkpoints import PLAIN_ROPE, Row, Spelling
 from tests.parity.gguf_converter import CONVERSIONS, convert
-from tests.parity.gguf_rows import GGUF_ROWS
+from tests.parity.gguf_rows import GGUF_ROWS, like
 from tests.parity.laboratory import Laboratory, largest, loaded, prompt_ids
 from tests.parity.test_parity import LOGITS_WITHIN
 from vindex.checkpoint import CheckpointSource, open_checkpoint
@@ -103,3 +103,47 @@ def test_every_row_of_a_readable_family_is_there() -> None:
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     text: Mapping[str, Any] = config.get("text_config", config)
     return text
+
+
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+# Matrices that are reordered, cut, turned over, or stay as they are.
+QUANTISED = (
+    like("llama", "wide", **WIDE),
+    like("gpt-neox", "wide", **WIDE),
+    like("phi3", "wide", **WIDE, rope_parameters=PLAIN_ROPE),
+    like("gpt2", "wide", n_embd=256, n_inner=256, n_layer=1),
+)
+KINDS = [kind for kind in Kind if kind is Kind.F16 or hasattr(gguf.quants, kind.name)]
+
+
+def test_all_kinds_of_released_files_are_tried() -> None:
+    names = "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K MXFP4 IQ4_NL IQ4_XS TQ1_0"
+    assert set(names.split()) <= {kind.name for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("row", QUANTISED, ids=str)
+def test_blocks_decode_as_gguf_decodes_them(
+    row: Row, kind: Kind, laboratory: Laboratory, tmp_path: Path
+) -> None:
+    """What is read, converted once more, is what the ``gguf`` package decodes from the file."""
+    path = converted(row, laboratory, tmp_path, kind)
+    conversion = CONVERSIONS[row.config["model_type"]]
+    names = gguf.get_tensor_name_map(conversion.arch, 1)
+    compared = 0
+    with open_checkpoint(path) as found, np.errstate(all="ignore"):
+        decoded = {
+            tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type).reshape(
+                tensor.shape[::-1]
+            )
+            for tensor in gguf.GGUFReader(path).tensors
+        }
+        for name in found.names():
+            stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            assert stored is not None
+            read = torch.from_numpy(found.read(name, StorageDtype.F32).copy())
+            again = conversion.change(name, read, row.config)
+            assert again is not None
+            np.testing.assert_array_equal(again.numpy(), decoded[stored], err_msg=name)
+            compared += found.info(name).stored == kind.name
+    assert compared >= 5

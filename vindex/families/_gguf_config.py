@@ -228,5 +228,6 @@ def llama3_table(theta: float, size: int, parameters: Mapping[str, Any]) -> list
 
 def shortest(value: float) -> float:
     """A float32 as the decimal a person wrote, 9.99999974e-06 as 1e-05; others as they are."""
-    single = np.float32(value)
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
     return float(str(single)) if single == value else value
