@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from tests.parity.checkpoints import PLAIN_ROPE, Row, Spelling
 from tests.parity.gguf_converter import CONVERSIONS, convert
 from tests.parity.gguf_rows import GGUF_ROWS, like
-from tests.parity.laboratory import Laboratory, largest, loaded, prompt_ids
-from tests.parity.test_parity import LOGITS_WITHIN
+from tests.parity.laboratory import LOGITS_WITHIN, Laboratory, largest, loaded, prompt_ids
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.families import families, spec_from_config
 from vindex.kinds import StorageDtype
