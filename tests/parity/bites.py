@@ -109,8 +109,12 @@ class Bite:
         return self.error > CLEARLY * LOGITS_WITHIN
 
 
+@cache
 def difference(laboratory: Laboratory, row: Row, mistake: Mistake) -> float | None:
-    """How far a mistake moves a row's logits; ``None`` if it changes nothing about the row."""
+    """How far a mistake moves a row's logits; ``None`` if it changes nothing about the row.
+
+    Measured once for all tests of a session.
+    """
     with laboratory.source(row, FORM) as source:
         if not mistake.concerns(source):
             return None
