@@ -64,6 +64,29 @@ def test_starcoder2_slides_as_its_releases_do(
 
 
 @pytest.mark.parametrize(
+    ("theta", "window"), [(10000.0, 4096), (1000000.0, None)], ids=["v0.1", "v0.2"]
+)
+def test_mistral_7b_slides_in_its_first_version(
+    theta: float, window: int | None, laboratory: Laboratory, tmp_path: Path
+) -> None:
+    sizes = {
+        "embedding_length": 4096,
+        "feed_forward_length": 14336,
+        "block_count": 32,
+        "attention__head_count": 32,
+        "attention__head_count_kv": 8,
+        "attention__key_length": 128,
+        "attention__value_length": 128,
+        "rope__dimension_count": 128,
+        "context_length": 32768,
+        "rope__freq_base": theta,
+    }
+    spec = spec_with(ROWS["llama"], laboratory, tmp_path / "m.gguf", **sizes)
+    assert {layer.attention.window for layer in spec.layers} == {window}
+    assert spec.model_type == ("llama" if window is None else "mistral")
+
+
+@pytest.mark.parametrize(
     ("layers", "expected"), [(43, Activation.GELU), (44, Activation.GELU_TANH)]
 )
 def test_gpt_neox_20b_is_known_by_its_layers(
