@@ -25,16 +25,20 @@ TEMPLATE = "{{ bos_token }}<|turn>user\n{{ messages[0].content }}<turn|>\n<|tool
 
 
 def gemma4_tokenizer(data_dir: Path) -> Tokenizer:
-    """BPE over text whose spaces are U+2581, with bytes for what is not in the vocabulary."""
+    """BPE over text whose spaces are U+2581, with bytes for what is not in the vocabulary.
+
+    Its merges are not all that its vocabulary would allow.
+    """
     case, _ = sentencepiece_case(data_dir, "sentencepiece_gemma")
     pieces = [piece.replace(" ", "\u2581") for piece in case["tokens"]]
     pieces += ["<|turn>", TURN, "<|tool_response>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     ranks = {piece: -index for piece, index in vocabulary.items()}
+    merges = generate_merges(vocabulary, ranks)
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=generate_merges(vocabulary, ranks),
+            merges=[merge for index, merge in enumerate(merges) if index % 5],
             unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,
