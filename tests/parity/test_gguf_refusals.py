@@ -154,6 +154,8 @@ REFUSED: list[tuple[str, dict[str, Any], type[VindexError], str]] = [
     ("olmo2", {"attention.sliding_window": 4096}, Unsupported, "sliding_window is 4096"),
     ("gpt2", {"attention.head_count_kv": 2}, Unsupported, "fewer key heads"),
     ("gpt2", {"attention.scale": 2.0}, Unsupported, "gpt2.attention.scale"),
+    ("gpt2", {"attention.sliding_window": 8}, Unsupported, "sliding_window is 8"),
+    ("llama", {"final_logit_softcapping": 30.0}, Unsupported, "llama.final_logit_softcapping"),
     ("glm4", {"rope.dimension_count": 11}, CheckpointError, "turn"),
     ("glm4", {"rope.dimension_sections": [1, 2]}, Unsupported, "glm4.rope.dimension_sections"),
     ("llama", {"rope.dimension_count": 8}, Unsupported, "rope.dimension_count is 8"),
@@ -211,6 +213,15 @@ def test_half_of_longrope_is_refused(length: str, laboratory: Laboratory, tmp_pa
     path = convert(original(ROWS["phi3"], laboratory), tmp_path / "m.gguf", edit=leave_out)
     with pytest.raises(CheckpointError, match=f"has no tensor rope_factors_{length}"):
         open_checkpoint(path)
+
+
+def test_longrope_of_a_llama_is_refused(laboratory: Laboratory, tmp_path: Path) -> None:
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors["rope_factors_long.weight"] = torch.ones(8)
+
+    path = convert(original(ROWS["llama"], laboratory), tmp_path / "m.gguf", edit=add)
+    with open_checkpoint(path) as found, pytest.raises(LedgerRefusal, match="rope_factors_long"):
+        balance(found, spec_from_config(found.config))
 
 
 def test_longrope_of_another_strength(laboratory: Laboratory, tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ GGUF = GgufRules(
     config=gguf_config,
     known=frozenset(
         {
+            "attention.sliding_window_pattern",
+            "rope.freq_base_swa",
+            "final_logit_softcapping",
             "attention.shared_kv_layers",
             "attention.key_length_swa",
             "attention.value_length_swa",
