@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,29 @@ def test_longrope_of_another_strength(laboratory: Laboratory, tmp_path: Path) ->
         rope = spec_from_config(found.config).layers[0].attention.rope
     assert rope is not None
     assert rope.attention_factor == 1.5
+
+
+@pytest.mark.parametrize("name", [E2B, "gemma4-keys-are-values", "phi3", "gpt2", "gpt-neox"])
+def test_damaged_headers_never_escape_as_a_traceback(
+    name: str, laboratory: Laboratory, tmp_path: Path
+) -> None:
+    path = convert(original(ROWS[name], laboratory), tmp_path / "m.gguf")
+    whole = path.read_bytes()
+    values = range(whole.index(b".block_count") - 40, whole.index(b"tokenizer.ggml.model"))
+    rng = random.Random(name)
+    refusals = []
+    for _ in range(150):
+        mutant = bytearray(whole)
+        place = rng.choice(values)
+        mutant[place] = rng.choice([0, 1, 2, 127, 128, 255])
+        path.write_bytes(mutant)
+        try:
+            with open_checkpoint(path) as found:
+                balance(found, spec_from_config(found.config))
+        except VindexError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 30
+    assert all(text.isprintable() for text in refusals)
 
 
 def test_yarn_keeps_its_bends(laboratory: Laboratory, tmp_path: Path) -> None:

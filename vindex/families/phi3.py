@@ -92,7 +92,8 @@ def _longrope(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any] | N
         result[key] = [_gguf_config.shortest(each) for each in facts.vector(f"{name}.weight")]
     trained = config.get("original_max_position_embeddings", _TRAINED)
     stretch = config["max_position_embeddings"] / trained
-    inferred = math.sqrt(1 + math.log(stretch) / math.log(trained)) if stretch > 1 else 1.0
+    stretches = stretch > 1 and trained > 1
+    inferred = math.sqrt(1 + math.log(stretch) / math.log(trained)) if stretches else 1.0
     stated = own.number("rope.scaling.attn_factor", inferred)
     if not math.isclose(stated, inferred, rel_tol=_FLOAT32):
         result["attention_factor"] = stated
