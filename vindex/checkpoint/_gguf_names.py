@@ -107,8 +107,9 @@ class Mapped:
     @property
     def rows(self) -> int:
         """Rows to decode for all of it, before it is turned over."""
-        ordered = self.order is not None and len(self.tensor.shape) > 1
-        return len(self.order) if ordered and self.order is not None else self.tensor.rows
+        if self.order is None or len(self.tensor.shape) == 1:
+            return self.tensor.rows
+        return len(self.order)
 
 
 def map_names(
@@ -138,7 +139,9 @@ def _find(
     tensors: Mapping[str, GgufTensor], parts: list[TensorSpec], rules: GgufRules, spec: ModelSpec
 ) -> Mapped | None:
     first = parts[0]
-    name = _FUSED.get(tuple(part.role for part in parts)) or _NAMES[first.role]
+    name = _FUSED.get(tuple(part.role for part in parts)) or _NAMES.get(first.role)
+    if name is None:
+        return None  # the ledger names it as missing
     tensor = tensors.get(name.format(layer=first.layer))
     if tensor is None:
         alone = len(parts) == 1 and not rules.permuted
