@@ -11,10 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from vindex.families import families
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 pytestmark = pytest.mark.real_model
+
+
+def test_gguf_architectures_are_all_listed() -> None:
+    listed = {
+        name
+        for line in README.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    readable = {name for each in families() if each.gguf for name in each.gguf.architectures}
+    assert listed == readable
 
 
 def blocks(language: str) -> list[str]:

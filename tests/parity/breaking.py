@@ -37,7 +37,7 @@ SpecChange = Callable[[ModelSpec], ModelSpec]
 Values = Callable[[ModelSource, StoredTensor], Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mistake:
     """One thing that is wrong.
 

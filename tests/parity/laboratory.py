@@ -25,6 +25,7 @@ from vindex.source import ModelSource
 from vindex.store import open_vindex
 
 ALL_THREADS = torch.get_num_threads()
+LOGITS_WITHIN = 3e-4
 
 
 @dataclass(frozen=True, slots=True)

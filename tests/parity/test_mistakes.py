@@ -5,24 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
+from tests.parity.bites import CLEARLY, DISTINCT, FORM, difference
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
 from tests.parity.breaking_experts import EXPERT_MISTAKES, WITHOUT_FAMILY
-from tests.parity.checkpoints import Spelling
-from tests.parity.laboratory import Form, Laboratory, largest, loaded, prompt_ids
+from tests.parity.laboratory import LOGITS_WITHIN, Laboratory, largest, loaded, prompt_ids
 from tests.parity.rows import ROWS
-from tests.parity.test_parity import LOGITS_WITHIN
 from vindex.spec import Role
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-# Rows that differ in what they compute, not only in how it is stored.
-DISTINCT = tuple(row for row in ROWS if row.dtype is torch.float32 and not row.multimodal)
-FORM = Form(Spelling.HUB)
-# The smallest difference of all, gelu by tanh instead of erf, is 2.3 times the tolerance, which is
-# 30 times the rounding of a right answer.
-CLEARLY = 2
 
 
 ALL_MISTAKES = tuple(
@@ -34,12 +25,8 @@ ALL_MISTAKES = tuple(
 
 @pytest.mark.parametrize("mistake", ALL_MISTAKES, ids=str)
 def test_mistake_shows(mistake: Mistake, laboratory: Laboratory) -> None:
-    differences = {}
-    for row in DISTINCT:
-        with laboratory.source(row, FORM) as source:
-            if mistake.concerns(source):
-                found = loaded(BrokenSource(source, mistake)).logits(prompt_ids())
-                differences[row.name] = largest(found, laboratory.expected(row).logits)
+    measured = {row.name: difference(laboratory, row, mistake) for row in DISTINCT}
+    differences = {name: value for name, value in measured.items() if value is not None}
     table = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     print(f"{mistake}: {table}")
     assert differences, "no row has this term: add one that does"

@@ -16,6 +16,7 @@ from tests.parity.checkpoints import PROMPT_TOKENS, WINDOW, Row, Spelling
 from tests.parity.gemma4 import SIDECAR
 from tests.parity.laboratory import (
     EXACT_FORMS,
+    LOGITS_WITHIN,
     Form,
     Laboratory,
     decoder,
@@ -29,7 +30,6 @@ from vindex.kinds import StorageDtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LOGITS_WITHIN = 3e-4
 LAYERS_WITHIN = 1e-3
 GREEDY_TOKENS = 12
 

@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vindex.errors import Unsupported
-from vindex.families import _larql_index
+from vindex.families import _gemma4_gguf, _gguf_config, _larql_index
 from vindex.families._assemble import layer_kinds, make_model
 from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt
 from vindex.families._config import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, ConfigReader, show
@@ -314,7 +314,10 @@ def stale_keys(spec: ModelSpec) -> tuple[DropRule, ...]:
     return (
         DropRule(
             "kv-shared-layer-stale-kv",
-            re.compile(rf"\blayers\.({layers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."),
+            re.compile(
+                rf"\blayers\.({layers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."
+                rf"|^blk\.({layers})\.attn_(k|v|k_norm)\."
+            ),
             "the layer reads the keys and values of an earlier one; these are never used",
         ),
     )
@@ -379,6 +382,7 @@ FAMILY = Family(
     ),
     build=build,
     from_index=from_index,
-    drops=(ROTARY_INV_FREQ, _MEDIA),
+    drops=(ROTARY_INV_FREQ, _MEDIA, _gguf_config.ROPE_FREQS),
     spec_drops=stale_keys,
+    gguf=_gemma4_gguf.GGUF,
 )

@@ -34,6 +34,17 @@ from vindex.spec import (
 _DEFAULTS = Defaults(max_positions=2048)
 _LLAMA3_THETA = 500000.0
 _LARQL_THETA = 10000.0  # what larql writes for a base it did not find
+# Mistral 7B v0.1 and its fine-tunes: alone of all that GGUF calls llama they slide, and llama.cpp's
+# converter leaves the window out. Later versions have another rope base.
+_SLIDING = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rope_theta": 10000.0,
+}
+_SLIDING_WINDOW = 4096
 
 
 def build(config: ConfigReader) -> ModelSpec:
@@ -83,7 +94,7 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
 
 
 def gguf_config(facts: GgufFacts) -> dict[str, Any]:
-    """``config.json`` of a GGUF file of architecture ``llama``."""
+    """``config.json`` of a GGUF file of architecture ``llama``, which Mistral's files have too."""
     config = _gguf_config.common(facts)
     _gguf_config.reader(facts).must_be_default("attention.sliding_window")
     config["model_type"] = "llama"
@@ -93,6 +104,8 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     scaling = _gguf_config.llama3_scaling(facts, config) or _gguf_config.rope_scaling(facts)
     if scaling is not None:
         config["rope_scaling"] = scaling
+    elif _SLIDING.items() <= config.items():
+        config |= {"model_type": "mistral", "sliding_window": _SLIDING_WINDOW}
     return config
 
 

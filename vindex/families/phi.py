@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vindex.families import _larql_index
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -52,10 +54,23 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``phi2``."""
+    config = _gguf_config.common(facts, eps="layer_norm_eps", turns_partly=True, gated=False)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    return {
+        **config,
+        "model_type": "phi",
+        "hidden_act": "gelu_new",
+        "rope_scaling": _gguf_config.rope_scaling(facts),
+    }
+
+
 FAMILY = Family(
     name="phi",
     model_types=("phi",),
     prefixes=("model.",),
     build=build,
     from_index=_larql_index.lossy("biases, LayerNorm offsets and the FFN are not in the vindex"),
+    gguf=GgufRules(architectures=("phi2",), config=gguf_config),
 )
