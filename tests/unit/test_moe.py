@@ -11,115 +11,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.checkpoint_files import Arrays, write_directory
-from tests.unit.tiny_models import byte_tokenizer, source
+from tests.unit.moe_models import (
+    ALL,
+    GEMMA4,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    SIZES,
+    extracted,
+    fused_arrays,
+    mixtures,
+    released_arrays,
+    write,
+)
 from tests.unit.vindex_files import unseal
 from vindex import files
 from vindex.checkpoint import CheckpointSource, balance, open_checkpoint
 from vindex.dtypes import convert
 from vindex.errors import CheckpointError, LedgerRefusal, Unsupported, VindexIncomplete
-from vindex.extract import extract
-from vindex.families import family_of, spec_from_config, spec_from_index
+from vindex.families import spec_from_config, spec_from_index
 from vindex.features import describe_layer, gate_walk
 from vindex.index import VindexIndex, parse_index
 from vindex.kinds import ExtractLevel, StorageDtype
 from vindex.scoring import Embeddings, NumpyScorer
-from vindex.spec import FfnSpec, ModelSpec, MoeSpec, PartKind, Role, ffn_parts, part_roles
+from vindex.spec import FfnSpec, Role, ffn_parts, part_roles
 from vindex.store import open_vindex
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-MIXTRAL: dict[str, Any] = {"model_type": "mixtral", **SIZES, "num_local_experts": 3}
-QWEN2: dict[str, Any] = {
-    "model_type": "qwen2_moe",
-    **SIZES,
-    "num_experts": 5,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 12,
-    "shared_expert_intermediate_size": 20,
-    "mlp_only_layers": [1],
-}
-QWEN3: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    **SIZES,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 12,
-}
-GEMMA4: dict[str, Any] = {
-    "model_type": "gemma4_text",
-    **SIZES,
-    "head_dim": 8,
-    "global_head_dim": 16,
-    "hidden_size_per_layer_input": 0,
-    "enable_moe_block": True,
-    "num_experts": 4,
-    "top_k_experts": 2,
-    "moe_intermediate_size": 12,
-}
-ALL = {"mixtral": MIXTRAL, "qwen2_moe": QWEN2, "qwen3_moe": QWEN3, "gemma4": GEMMA4}
 models = pytest.mark.parametrize("config", ALL.values(), ids=ALL)
-
-
-def mixtures(model: ModelSpec) -> list[MoeSpec | None]:
-    return [layer.ffn if isinstance(layer.ffn, MoeSpec) else None for layer in model.layers]
-
-
-def released_arrays(config: Mapping[str, Any]) -> Arrays:
-    """Random tensors of a checkpoint as released: one for each expert, but for Gemma 4."""
-    model = spec_from_config(config)
-    family = family_of(model)
-    rng = np.random.default_rng(0)
-    result: Arrays = {}
-    for tensor in model.tensors:
-        shape = tensor.shape if tensor.cut is None else tensor.cut.shape
-        name = family.checkpoint_name(tensor.key if tensor.cut is None else tensor.cut.key)
-        if name not in result and not tensor.optional:
-            result[name] = 0.2 * rng.standard_normal(shape, dtype=np.float32)
-    return result
-
-
-def fused_arrays(arrays: Arrays, config: Mapping[str, Any]) -> Arrays:
-    """The same as transformers has it in memory: experts stacked, gate rows above up rows."""
-    result = dict(arrays)
-    model = spec_from_config(config)
-    for layer, moe in enumerate(mixtures(model)):
-        if moe is None:
-            continue
-        keys = {
-            (tensor.role, tensor.expert): f"model.{tensor.key}"
-            for tensor in model.tensors
-            if tensor.layer == layer
-        }
-        gate, up, down = (
-            np.stack([result.pop(keys[role, expert]) for expert in range(moe.routing.experts)])
-            for role in part_roles(PartKind.EXPERT)
-        )
-        prefix = f"model.layers.{layer}.mlp"
-        result[f"{prefix}.experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
-        result[f"{prefix}.experts.down_proj"] = down
-        result[f"{prefix}.gate.weight"] = result.pop(keys[Role.ROUTER, None])
-    return result
-
-
-def write(directory: Path, config: Mapping[str, Any], arrays: Arrays) -> Path:
-    write_directory(directory, config, arrays)
-    byte_tokenizer().save(str(directory / "tokenizer.json"))
-    return directory
-
-
-def extracted(directory: Path, config: Mapping[str, Any], **options: Any) -> Path:
-    path = write(directory / "checkpoint", config, released_arrays(config))
-    with open_checkpoint(path) as checkpoint:
-        extract(checkpoint, directory / "v", **options)
-    return directory / "v"
 
 
 # --------------------------------------------------------------------------- configurations
@@ -382,6 +300,15 @@ def test_every_lost_tensor_of_a_mixture_is_named(config: dict[str, Any], tmp_pat
         assert "EXTRACT MODEL" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("rows", [1, 7, 24, 50])
+def test_what_features_write_does_not_depend_on_how_many_are_scored_at_once(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (extracted(tmp_path / "whole", QWEN2) / files.DOWN_META).read_bytes()
+    monkeypatch.setattr("vindex.extraction._SCORED_AT_ONCE", rows)
+    assert (extracted(tmp_path / "parts", QWEN2) / files.DOWN_META).read_bytes() == whole
+
+
 # --------------------------------------------------------------------------- larql's vindexes
 
 
@@ -428,45 +355,3 @@ def test_other_mixtures_of_larql_are_for_browsing(config: dict[str, Any], tmp_pa
         keys = vindex.stored_keys
     with pytest.raises(Unsupported):
         spec_from_index(as_larql(path), keys)
-
-
-# --------------------------------------------------------------------------- answers
-
-
-@models
-def test_walk_and_explanation_agree_with_the_products(
-    config: dict[str, Any], tmp_path: Path
-) -> None:
-    from lql.inference import load
-
-    with source(tmp_path, config, released_arrays(config)) as opened:
-        model = load(opened)
-        both = model.compare("The capital of France")
-        assert both.logit_difference < 1e-4
-        explanation = model.explain("The capital of France", per_layer=5)
-    for layer in explanation.layers:
-        spec = opened.spec.layers[layer.layer]
-        assert len(layer.hits) == 5
-        assert all(0 <= hit.feature < spec.ffn.width for hit in layer.hits)
-
-
-def test_an_explanation_shows_features_of_the_experts_visited(tmp_path: Path) -> None:
-    """Asked for all, a layer gives the features of the experts that the token visits."""
-    from lql.inference import load
-
-    config = {**MIXTRAL, "num_experts_per_tok": 1}
-    with source(tmp_path, config, released_arrays(config)) as opened:
-        explanation = load(opened).explain("The capital", per_layer=10_000)
-    for layer in explanation.layers:
-        features = sorted(hit.feature for hit in layer.hits)
-        expert = features[0] // 24
-        assert features == list(range(24 * expert, 24 * expert + 24))
-
-
-@pytest.mark.parametrize("rows", [1, 7, 24, 50])
-def test_what_features_write_does_not_depend_on_how_many_are_scored_at_once(
-    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = (extracted(tmp_path / "whole", QWEN2) / files.DOWN_META).read_bytes()
-    monkeypatch.setattr("vindex.extraction._SCORED_AT_ONCE", rows)
-    assert (extracted(tmp_path / "parts", QWEN2) / files.DOWN_META).read_bytes() == whole
