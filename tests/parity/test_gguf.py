@@ -18,9 +18,11 @@ from tests.parity.gguf_converter import CONVERSIONS, convert
 from tests.parity.gguf_rows import GGUF_ROWS, like
 from tests.parity.laboratory import LOGITS_WITHIN, Laboratory, largest, loaded, prompt_ids
 from vindex.checkpoint import CheckpointSource, open_checkpoint
+from vindex.extract import extract
 from vindex.families import families, spec_from_config
 from vindex.kinds import StorageDtype
 from vindex.spec import ModelSpec
+from vindex.store import open_vindex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +63,17 @@ def test_the_checkpoint_comes_back(row: Row, laboratory: Laboratory, tmp_path: P
     difference = largest(logits, laboratory.expected(row).logits)
     print(f"{row}: logits {difference:.1e}")
     assert difference <= LOGITS_WITHIN
+
+
+@pytest.mark.parametrize("row", GGUF_ROWS, ids=str)
+def test_a_vindex_of_it_answers_the_same(row: Row, laboratory: Laboratory, tmp_path: Path) -> None:
+    """Extraction reads by blocks of rows, which lie elsewhere in the file."""
+    out = tmp_path / "m.vindex"
+    with open_checkpoint(converted(row, laboratory, tmp_path)) as found:
+        extract(found, out, dtype=StorageDtype.F32)
+    with open_vindex(out) as vindex:
+        logits = loaded(vindex).logits(prompt_ids())
+    assert largest(logits, laboratory.expected(row).logits) <= LOGITS_WITHIN
 
 
 @pytest.mark.parametrize("row", GGUF_ROWS, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,8 @@ REFUSED: list[tuple[str, dict[str, Any], type[VindexError], str]] = [
     ("olmo2", {"attention.sliding_window": 4096}, Unsupported, "sliding_window is 4096"),
     ("gpt2", {"attention.head_count_kv": 2}, Unsupported, "fewer key heads"),
     ("gpt2", {"attention.scale": 2.0}, Unsupported, "gpt2.attention.scale"),
+    ("gpt2", {"attention.sliding_window": 8}, Unsupported, "sliding_window is 8"),
+    ("llama", {"final_logit_softcapping": 30.0}, Unsupported, "llama.final_logit_softcapping"),
     ("glm4", {"rope.dimension_count": 11}, CheckpointError, "turn"),
     ("glm4", {"rope.dimension_sections": [1, 2]}, Unsupported, "glm4.rope.dimension_sections"),
     ("llama", {"rope.dimension_count": 8}, Unsupported, "rope.dimension_count is 8"),
@@ -213,6 +216,15 @@ def test_half_of_longrope_is_refused(length: str, laboratory: Laboratory, tmp_pa
         open_checkpoint(path)
 
 
+def test_longrope_of_a_llama_is_refused(laboratory: Laboratory, tmp_path: Path) -> None:
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors["rope_factors_long.weight"] = torch.ones(8)
+
+    path = convert(original(ROWS["llama"], laboratory), tmp_path / "m.gguf", edit=add)
+    with open_checkpoint(path) as found, pytest.raises(LedgerRefusal, match="rope_factors_long"):
+        balance(found, spec_from_config(found.config))
+
+
 def test_longrope_of_another_strength(laboratory: Laboratory, tmp_path: Path) -> None:
     strength = {"rope.scaling.attn_factor": 1.5}
     path = convert(original(ROWS["phi3"], laboratory), tmp_path / "m.gguf", metadata=strength)
@@ -220,6 +232,29 @@ def test_longrope_of_another_strength(laboratory: Laboratory, tmp_path: Path) ->
         rope = spec_from_config(found.config).layers[0].attention.rope
     assert rope is not None
     assert rope.attention_factor == 1.5
+
+
+@pytest.mark.parametrize("name", [E2B, "gemma4-keys-are-values", "phi3", "gpt2", "gpt-neox"])
+def test_damaged_headers_never_escape_as_a_traceback(
+    name: str, laboratory: Laboratory, tmp_path: Path
+) -> None:
+    path = convert(original(ROWS[name], laboratory), tmp_path / "m.gguf")
+    whole = path.read_bytes()
+    values = range(whole.index(b".block_count") - 40, whole.index(b"tokenizer.ggml.model"))
+    rng = random.Random(name)
+    refusals = []
+    for _ in range(150):
+        mutant = bytearray(whole)
+        place = rng.choice(values)
+        mutant[place] = rng.choice([0, 1, 2, 127, 128, 255])
+        path.write_bytes(mutant)
+        try:
+            with open_checkpoint(path) as found:
+                balance(found, spec_from_config(found.config))
+        except VindexError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 30
+    assert all(text.isprintable() for text in refusals)
 
 
 def test_yarn_keeps_its_bends(laboratory: Laboratory, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers.convert_slow_tokenizer import generate_merges
 
-from tests.unit.test_tokenizer import gguf_with, minimal, rebuilt, sentencepiece_case
+from tests.unit.test_tokenizer import (
+    byte_level_metadata,
+    gguf_with,
+    minimal,
+    rebuilt,
+    sentencepiece_case,
+    train_byte_level,
+)
 from tests.unit.tokenizer_texts import ALL_STRINGS
 from vindex.checkpoint import open_checkpoint
 from vindex.checkpoint._gguf_splitters import SPLITTERS
@@ -25,16 +32,20 @@ TEMPLATE = "{{ bos_token }}<|turn>user\n{{ messages[0].content }}<turn|>\n<|tool
 
 
 def gemma4_tokenizer(data_dir: Path) -> Tokenizer:
-    """BPE over text whose spaces are U+2581, with bytes for what is not in the vocabulary."""
+    """BPE over text whose spaces are U+2581, with bytes for what is not in the vocabulary.
+
+    Its merges are not all that its vocabulary would allow.
+    """
     case, _ = sentencepiece_case(data_dir, "sentencepiece_gemma")
     pieces = [piece.replace(" ", "\u2581") for piece in case["tokens"]]
     pieces += ["<|turn>", TURN, "<|tool_response>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     ranks = {piece: -index for piece, index in vocabulary.items()}
+    merges = generate_merges(vocabulary, ranks)
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=generate_merges(vocabulary, ranks),
+            merges=[merge for index, merge in enumerate(merges) if index % 5],
             unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,
@@ -152,3 +163,15 @@ def test_an_unknown_rule_is_refused_with_the_known_ones(tmp_path: Path) -> None:
         found.files()
     for name in SPLITTERS:
         assert name in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udc00b", "\udbff\udbff"])
+def test_half_a_character_is_no_text(tmp_path: Path, text: str) -> None:
+    """What is no Unicode text is refused as the model's own tokenizer refuses it."""
+    original = train_byte_level("gpt-2")
+    path = gguf_with(
+        tmp_path / "m.gguf", byte_level_metadata(original, "gpt-2"), original.get_vocab_size()
+    )
+    for tokenizer in (original, rebuilt(path)[0]):
+        with pytest.raises(TypeError):
+            tokenizer.encode(text)

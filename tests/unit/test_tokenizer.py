@@ -170,18 +170,6 @@ def test_every_rule_is_compared() -> None:
     assert set(BYTE_LEVEL) == set(SPLITTERS)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udc00b", "\udbff\udbff"])
-def test_half_a_character_is_no_text(tmp_path: Path, text: str) -> None:
-    """What is no Unicode text is refused as the model's own tokenizer refuses it."""
-    original = train_byte_level("gpt-2")
-    path = gguf_with(
-        tmp_path / "m.gguf", byte_level_metadata(original, "gpt-2"), original.get_vocab_size()
-    )
-    for tokenizer in (original, rebuilt(path)[0]):
-        with pytest.raises(TypeError):
-            tokenizer.encode(text)
-
-
 def test_the_splitting_rules_differ(tmp_path: Path) -> None:
     """Were one rule taken for another, the test above would see it."""
     text = "in  2024 camelCase don't"

@@ -37,12 +37,13 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     width, wide = _widths(own, count, shared)
     heads, full_heads = _key_heads(own, slides)
     full_size = own.integer("attention.key_length", low=2)
+    size = own.integer("attention.key_length_swa", low=2)
     sliding = {
         "feed_forward_length": width,
         "attention.head_count_kv": heads,
-        "attention.key_length": own.integer("attention.key_length_swa", low=2),
-        "attention.value_length": own.get("attention.value_length_swa"),
-        "rope.dimension_count": own.get("rope.dimension_count_swa"),
+        "attention.key_length": size,
+        "attention.value_length": own.integer("attention.value_length_swa", size),
+        "rope.dimension_count": own.integer("rope.dimension_count_swa", size),
     }
     _check_full_size(own, full_size)
     config = _gguf_config.common(facts, ConfigReader(sliding).merged_over(own))
@@ -149,6 +150,9 @@ GGUF = GgufRules(
     config=gguf_config,
     known=frozenset(
         {
+            "attention.sliding_window_pattern",
+            "rope.freq_base_swa",
+            "final_logit_softcapping",
             "attention.shared_kv_layers",
             "attention.key_length_swa",
             "attention.value_length_swa",

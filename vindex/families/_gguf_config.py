@@ -21,8 +21,13 @@ from vindex.families._config import (
 
 ROPE_FREQS = DropRule(
     "gguf-rope-freqs",
-    re.compile(r"^rope_(freqs|factors_long|factors_short)\.weight$"),
+    re.compile(r"^rope_freqs\.weight$"),
     "the table of rope factors; its parameters are in the rebuilt configuration",
+)
+ROPE_FACTORS = DropRule(
+    "gguf-rope-factors",
+    re.compile(r"^rope_factors_(long|short)\.weight$"),
+    "the two tables of longrope, which are in the rebuilt configuration",
 )
 RMS_EPS = "rms_norm_eps"
 
@@ -36,12 +41,11 @@ _KNOWN = frozenset(
         "context_length", "block_count", "embedding_length", "feed_forward_length", "vocab_size",
         "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
         "attention.key_length", "attention.value_length", "attention.sliding_window",
-        "attention.sliding_window_pattern", "attention.causal", "rope.dimension_count",
-        "rope.freq_base", "rope.freq_base_swa", "rope.scaling.type", "rope.scaling.factor",
-        "rope.scaling.original_context_length", "rope.scaling.finetuned",
-        "final_logit_softcapping", "expert_count", "expert_used_count", "tensor_data_layout",
-        "rope.scale_linear", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
-        "rope.scaling.yarn_beta_slow", "attention.layer_norm_epsilon",
+        "attention.causal", "attention.layer_norm_epsilon", "rope.dimension_count",
+        "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
+        "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scale_linear",
+        "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow", "expert_count", "expert_used_count", "tensor_data_layout",
     }
 )  # fmt: skip
 #: Keys of architectures with experts.

@@ -103,6 +103,6 @@ FAMILY = Family(
         architectures=("gemma2",),
         config=gguf_config,
         norm_offset=True,
-        known=frozenset({"attn_logit_softcapping"}),
+        known=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
     ),
 )

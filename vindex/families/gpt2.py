@@ -102,6 +102,7 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     """``config.json`` of a GGUF file of architecture ``gpt2``."""
     config = _gguf_config.common(facts, eps="layer_norm_epsilon", gated=False)
     config["max_position_embeddings"] = facts.rows("position_embd.weight")
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
     if config["num_key_value_heads"] != config["num_attention_heads"]:
         raise Unsupported(
             "the GGUF file's architecture is gpt2 with fewer key heads than query heads",
