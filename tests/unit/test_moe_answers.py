@@ -13,6 +13,7 @@ import torch
 from lql.inference import ComputeDtype, load
 from lql.inference.cache import KvCache
 from lql.inference.decoder import Decoder, Tap
+from lql.inference.explain import LastPosition
 from lql.inference.mixture import Mixture
 from lql.inference.weights import load_weights
 from tests.unit.moe_models import ALL, MIXTRAL, extracted, released_arrays
@@ -57,10 +58,12 @@ def test_responses_times_down_vectors_are_the_output(
 ) -> None:
     with source(tmp_path, config, released_arrays(config)) as opened:
         model = Decoder(opened.spec, load_weights(opened, ComputeDtype.AUTO, None))
+        kept = LastPosition()
         taps: dict[tuple[Tap, int], torch.Tensor] = {}
 
         def observe(tap: Tap, layer: int, values: torch.Tensor) -> None:
             taps[tap, layer] = values[-1:].clone()
+            kept(tap, layer, values)
 
         with torch.inference_mode():
             model.forward([5, 6, 7], KvCache(opened.spec, 3), observe=observe)
@@ -71,6 +74,8 @@ def test_responses_times_down_vectors_are_the_output(
             )
         activation = np.zeros(opened.spec.layers[2].ffn.width, np.float32)
         activation[features.numpy()] = activations.numpy()
+        shown = {hit.feature: hit.activation for hit in kept.top_features(model, 2, 10_000)}
+        assert shown == dict(zip(features.tolist(), activations.tolist(), strict=True))
         sums = {kind: np.zeros(32, np.float32) for kind in PartKind}
         for part in ffn_parts(opened.spec.layers[2].ffn):
             down = opened.tensor(part_roles(part.kind)[2], 2, part.expert).float32()
