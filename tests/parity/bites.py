@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
+from tests.parity.breaking_experts import EXPERT_MISTAKES
 from tests.parity.checkpoints import Row, Spelling
 from tests.parity.laboratory import (
     LOGITS_WITHIN,
@@ -65,14 +66,20 @@ _TERMS = (
     "layers not scaled",
     "per-layer embeddings left out",
 )
-_BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
+_EXPERT_TERMS = (
+    "weights divided by their sum, or not",
+    "experts not scaled",
+    "router reads what the experts read",
+    "shared experts always whole",
+)
+_BY_NAME = {mistake.name: mistake for mistake in (*MISTAKES, *EXPERT_MISTAKES)}
 GROUPS: Mapping[str, Mistake] = {
     **{
         next(iter(mistake.tensors)).value: mistake
         for mistake in reversed(MISTAKES)  # the first for each role: the one that neutralises it
         if len(mistake.tensors) == 1
     },
-    **{name: _BY_NAME[name] for name in _TERMS},
+    **{name: _BY_NAME[name] for name in (*_TERMS, *_EXPERT_TERMS)},
 }
 
 _NO_GATE = (
@@ -137,7 +144,7 @@ def required(laboratory: Laboratory) -> set[Pair]:
             pairs |= {
                 (source.spec.family, tensor.role.value)
                 for tensor in source.spec.tensors
-                if source.has(tensor.role, tensor.layer)
+                if source.has(*tensor.identity)
             }
     return pairs
 

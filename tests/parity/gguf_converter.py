@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def convert(
         name: torch.tensor(numbers, dtype=torch.float32)
         for name, numbers in conversion.tables(config).items()
     }
-    for original, values in _text_tensors(directory):
+    for original, values in _stacked(_text_tensors(directory)):
         changed = conversion.change(original, values, config)
         if changed is None:
             continue
@@ -100,6 +101,30 @@ def _text_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
             continue
         name = name.replace("language_model.", "")
         yield (f"{name}.weight" if name.endswith("layer_scalar") else name), values
+
+
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)\.weight")
+
+
+def _stacked(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The matrices of a layer's experts as one tensor each, and vectors that came as one row."""
+    stacks: dict[str, dict[int, Tensor]] = {}
+    for name, values in tensors:
+        match = _EXPERT.fullmatch(name)
+        if match is not None:
+            stacks.setdefault(f"{match[1]}.{match[3]}.weight", {})[int(match[2])] = values
+        elif name.endswith(".experts.gate_up_proj"):
+            gate, up = values.chunk(2, dim=1)
+            yield name.replace("gate_up_proj", "gate_proj.weight"), gate
+            yield name.replace("gate_up_proj", "up_proj.weight"), up
+        elif name.endswith(".experts.down_proj"):
+            yield f"{name}.weight", values
+        elif name.endswith(".shared_expert_gate.weight"):
+            yield name, values[0]
+        else:
+            yield name, values
+    for name, parts in stacks.items():
+        yield name, torch.stack([parts[expert] for expert in sorted(parts)])
 
 
 def _add(writer: Writer, name: str, values: Tensor, kind: Kind) -> None:
@@ -236,6 +261,21 @@ def _granite(writer: Writer, config: Config) -> None:
     writer.add_embedding_scale(config["embedding_multiplier"])
     writer.add_residual_scale(config["residual_multiplier"])
     writer.add_logit_scale(config["logits_scaling"])
+
+
+def _mixtral(writer: Writer, config: Config) -> None:
+    _llama(writer, config)
+    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+
+
+def _qwen_moe(writer: Writer, config: Config) -> None:
+    _common(writer, config)
+    writer.add_expert_count(_first(config, "num_experts", "num_local_experts"))
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config.get("shared_expert_intermediate_size") is not None:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
 
 
 def _gemma(writer: Writer, config: Config) -> None:
@@ -394,6 +434,9 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "mistral": _LLAMA,
     "qwen2": Conversion(Arch.QWEN2, _common),
     "qwen3": Conversion(Arch.QWEN3, _common),
+    "mixtral": Conversion(Arch.LLAMA, _mixtral, _pairs_adjacent),
+    "qwen2_moe": Conversion(Arch.QWEN2MOE, _qwen_moe),
+    "qwen3_moe": Conversion(Arch.QWEN3MOE, _qwen_moe),
     "olmo2": Conversion(Arch.OLMO2, _common),
     "starcoder2": Conversion(Arch.STARCODER2, _common),
     "granite": Conversion(Arch.GRANITE, _granite, _pairs_adjacent, _llama3_table),

@@ -41,6 +41,9 @@ _AS_THEY_ARE = (
     "gemma4-unified",
     "gemma4-all-at-once",
     "gemma4-bf16",
+    "mixtral",
+    "mixtral-bf16",
+    "qwen3-moe-bf16",
 )
 
 
@@ -65,6 +68,8 @@ GGUF_ROWS = (
         "8192",
         rope_parameters={**_LLAMA3, "original_max_position_embeddings": 8192},
     ),
+    like("qwen2-moe", "all-sparse", mlp_only_layers=[]),
+    like("qwen3-moe", "all-sparse", mlp_only_layers=[]),
     like("granite", "biases", attention_bias=True, mlp_bias=True),
     like("gemma2", "head-size", query_pre_attn_scalar=24),
     like("gemma3", "every-sixth", query_pre_attn_scalar=24, sliding_window_pattern=6),

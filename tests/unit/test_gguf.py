@@ -299,7 +299,7 @@ METADATA_REFUSALS: list[tuple[dict[str, Any], type[VindexError], str]] = [
     (without(LLAMA, attention__key_length=8), Unsupported, "value_length is 16 where a head has 8"),
     (without(LLAMA, rope__dimension_count=8), Unsupported, "rope.dimension_count is 8"),
     (without(LLAMA, rope__scaling__type="dynamic"), Unsupported, "scaling.type is 'dynamic'"),
-    (without(LLAMA, expert_count=8), Unsupported, "expert_count is 8"),
+    (without(LLAMA, expert_count=8), CheckpointError, "expert_used_count is missing"),
     (without(LLAMA, attention__sliding_window=512), Unsupported, "sliding_window is 512"),
     (without(LLAMA, attention__head_count_kv=3), CheckpointError, "m.gguf: num_attention_heads is"),
     (without(LLAMA, logit_scale=2.0), Unsupported, "llama.logit_scale"),
@@ -334,7 +334,7 @@ def test_unknown_architectures_list_the_supported_ones(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "m.gguf")
     assert caught.value.hint == (
         "supported: gemma, gemma2, gemma3, gemma4, glm4, gpt2, gptneox, granite, llama, olmo2,"
-        " phi2, phi3, qwen2, qwen3, starcoder2"
+        " phi2, phi3, qwen2, qwen2moe, qwen3, qwen3moe, starcoder2"
     )
 
 

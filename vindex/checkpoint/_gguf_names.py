@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vindex.checkpoint._gguf_header import GgufTensor
-from vindex.checkpoint.cutting import source_key
+from vindex.checkpoint.cutting import source_key, ways
 from vindex.errors import CheckpointError
 from vindex.families import Family, GgufRules
-from vindex.spec import Cut, ModelSpec, Role, TensorSpec
+from vindex.spec import Cut, ModelSpec, Role, TensorIdentity, TensorSpec
 
 Order = npt.NDArray[np.intp]
 
@@ -50,6 +50,11 @@ _NAMES: Mapping[Role, str] = {
     Role.GATE_BIAS: "blk.{layer}.ffn_gate.bias",
     Role.UP_BIAS: "blk.{layer}.ffn_up.bias",
     Role.DOWN_BIAS: "blk.{layer}.ffn_down.bias",
+    Role.ROUTER: "blk.{layer}.ffn_gate_inp.weight",
+    Role.SHARED_GATE: "blk.{layer}.ffn_gate_shexp.weight",
+    Role.SHARED_UP: "blk.{layer}.ffn_up_shexp.weight",
+    Role.SHARED_DOWN: "blk.{layer}.ffn_down_shexp.weight",
+    Role.SHARED_SWITCH: "blk.{layer}.ffn_gate_inp_shexp.weight",
     Role.LAYER_SCALAR: "blk.{layer}.layer_output_scale.weight",
     Role.PLE_PROJECTION: "per_layer_model_proj.weight",
     Role.PLE_PROJECTION_NORM: "per_layer_proj_norm.weight",
@@ -65,6 +70,17 @@ _FUSED: Mapping[tuple[Role, ...], str] = {
     _QKV: "blk.{layer}.attn_qkv.weight",
     _QKV_BIASES: "blk.{layer}.attn_qkv.bias",
     (Role.GATE, Role.UP): "blk.{layer}.ffn_up.weight",
+}
+# The matrices of all experts of a layer. Files of before April 2024 have one of each apart.
+_STACKS: Mapping[Role, str] = {
+    Role.EXPERT_GATE: "blk.{layer}.ffn_gate_exps.weight",
+    Role.EXPERT_UP: "blk.{layer}.ffn_up_exps.weight",
+    Role.EXPERT_DOWN: "blk.{layer}.ffn_down_exps.weight",
+}
+_APART: Mapping[Role, str] = {
+    Role.EXPERT_GATE: "blk.{layer}.ffn_gate.{expert}.weight",
+    Role.EXPERT_UP: "blk.{layer}.ffn_up.{expert}.weight",
+    Role.EXPERT_DOWN: "blk.{layer}.ffn_down.{expert}.weight",
 }
 _NORMS = frozenset(
     {
@@ -89,12 +105,14 @@ class Mapped:
             are the same.
         transposed: it is the file's matrix turned over.
         offset: what the file added to every value.
+        one_row: it is a matrix of one row, of which the file makes a vector.
     """
 
     tensor: GgufTensor
     order: Order | None = None
     transposed: bool = False
     offset: float = 0.0
+    one_row: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,6 +120,8 @@ class Mapped:
         shape = self.tensor.shape
         if self.order is not None:
             shape = (len(self.order), *shape[1:])
+        if self.one_row:
+            shape = (1, *shape)
         return shape[::-1] if self.transposed else shape
 
     @property
@@ -117,10 +137,18 @@ def map_names(
 ) -> dict[str, Mapped]:
     """Hugging Face names in the file's order; tensors without one keep their GGUF name."""
     claims: dict[str, dict[str, Mapped]] = {}
+    done: set[TensorIdentity] = set()
     for key, parts in _sources(spec.tensors).items():
-        found = _find(tensors, parts, rules, spec)
+        first = parts[0]
+        if first.identity in done:  # of the places for it that checkpoints have, one is enough
+            continue
+        if first.expert is None:
+            found = _find(tensors, parts, rules, spec)
+        else:
+            found = _find_expert(tensors, first)
         if found is not None:
             claims.setdefault(found.tensor.name, {})[family.checkpoint_name(key)] = found
+            done.add(first.identity)
     result: dict[str, Mapped] = {}
     for name, tensor in tensors.items():
         result |= claims.get(name, {name: Mapped(tensor)})
@@ -131,8 +159,21 @@ def _sources(tensors: Iterable[TensorSpec]) -> dict[str, list[TensorSpec]]:
     """The tensors of a Hugging Face checkpoint, and what is cut from each."""
     result: dict[str, list[TensorSpec]] = {}
     for tensor in tensors:
-        result.setdefault(source_key(tensor), []).append(tensor)
+        for way in ways(tensor):
+            if way.cut is None or way.cut.slab in (None, 0):  # one expert stands for all
+                result.setdefault(source_key(way), []).append(way)
     return result
+
+
+def _find_expert(tensors: Mapping[str, GgufTensor], part: TensorSpec) -> Mapped | None:
+    """The matrices of all experts of a layer, or that of one in a file that has them apart."""
+    if part.cut is None:
+        name = _APART[part.role].format(layer=part.layer, expert=part.expert)
+        return Mapped(tensors[name]) if name in tensors else None
+    if part.cut.shape[1:] != part.shape:  # two matrices of each expert in one tensor
+        return None
+    name = _STACKS[part.role].format(layer=part.layer)
+    return Mapped(tensors[name]) if name in tensors else None
 
 
 def _find(
@@ -158,6 +199,7 @@ def _find(
         tensor,
         order,
         transposed=cut is not None and cut.transposed,
+        one_row=first.role is Role.SHARED_SWITCH and len(tensor.shape) == 1,
         offset=1.0 if rules.norm_offset and first.role in _NORMS else 0.0,
     )
 

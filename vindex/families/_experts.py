@@ -74,6 +74,13 @@ FUSED_EXPERTS = (
     Stacked("layers.{layer}.mlp.experts.down_proj", (Role.EXPERT_DOWN,)),
 )
 
+#: What the reader of GGUF files calls their stacks of gate and of up matrices; the name above is
+#: that of down matrices.
+GGUF_EXPERTS = tuple(
+    Stacked(f"layers.{{layer}}.mlp.experts.gguf_{role.value}", (role,))
+    for role in (Role.EXPERT_GATE, Role.EXPERT_UP)
+)
+
 Need = tuple[Role, tuple[int, ...], StorageFile, ExtractLevel]
 
 

@@ -48,6 +48,14 @@ _KNOWN = frozenset(
         "rope.scaling.yarn_beta_slow", "expert_count", "expert_used_count", "tensor_data_layout",
     }
 )  # fmt: skip
+#: Keys of architectures with experts.
+EXPERT_KEYS = frozenset(
+    {
+        "expert_feed_forward_length", "expert_shared_feed_forward_length", "expert_gating_func",
+        "expert_weights_scale", "expert_weights_norm", "expert_shared_count",
+    }
+)  # fmt: skip
+_SOFTMAX = 1  # of llama.cpp's functions that turn a router's products into weights
 _FFN_UP = "blk.0.ffn_up.weight"
 
 
@@ -81,6 +89,7 @@ def common(
     eps: str = RMS_EPS,
     turns_partly: bool = False,
     gated: bool = True,
+    experts: bool = False,
 ) -> dict[str, Any]:
     """Sizes, norm epsilon, rope base, tying and token ids.
 
@@ -89,6 +98,7 @@ def common(
         own: what ``reader`` gives, where a family puts some of it in other words.
         eps: the configuration's key of the epsilon; other than ``RMS_EPS`` for LayerNorms.
         turns_partly: the family has ``partial_rotary_factor``.
+        experts: the family may have some; it reads what is said of them itself.
         gated: whether the FFN is; converters write a width of their own for some others.
 
     Raises:
@@ -96,7 +106,8 @@ def common(
         CheckpointError: a required key is missing or absurd.
     """
     own = own or reader(facts)
-    own.must_be_default("expert_count", 0)
+    if not experts:
+        own.must_be_default("expert_count", 0)
     own.must_be_default("attention.causal", True)
     heads = own.integer("attention.head_count", high=MAX_HEADS)
     hidden = own.integer("embedding_length")
@@ -128,6 +139,20 @@ def common(
             own.integer(turned, head_size, high=head_size), head_size
         )
     return config | _token_ids(facts)
+
+
+def expert_counts(own: ConfigReader) -> dict[str, int]:
+    """How many experts there are and how many a token visits, as ``config.json`` has it.
+
+    Raises:
+        Unsupported: choices or weights of experts that no family with a GGUF reader has.
+    """
+    own.must_be_default("expert_gating_func", _SOFTMAX)
+    own.must_be_default("expert_weights_scale", 0.0, 1.0)
+    return {
+        "num_experts": own.integer("expert_count"),
+        "num_experts_per_tok": own.integer("expert_used_count"),
+    }
 
 
 def share(part: int, whole: int) -> float:

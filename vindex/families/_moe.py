@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vindex.families._config import MAX_LAYERS, ConfigReader
-from vindex.families._experts import FUSED_EXPERTS
+from vindex.families._experts import FUSED_EXPERTS, GGUF_EXPERTS
 from vindex.families._geometry import Geometry
 from vindex.families._tensors import LLAMA
 from vindex.spec import FfnSpec, MoeSpec, Role
@@ -21,6 +21,7 @@ MLP_EXPERTS = LLAMA.with_experts(
         Role.EXPERT_DOWN: "layers.{layer}.mlp.experts.{expert}.down_proj.weight",
     },
     *FUSED_EXPERTS,
+    *GGUF_EXPERTS,
 )
 
 

@@ -94,9 +94,26 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
 
 
 def gguf_config(facts: GgufFacts) -> dict[str, Any]:
-    """``config.json`` of a GGUF file of architecture ``llama``, which Mistral's files have too."""
-    config = _gguf_config.common(facts)
-    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    """``config.json`` of a GGUF file of architecture ``llama``, which Mistral's files have too.
+
+    With experts it is a Mixtral.
+    """
+    config = _gguf_config.common(facts, experts=True)
+    own = _gguf_config.reader(facts)
+    own.must_be_default("attention.sliding_window")
+    if own.integer("expert_count", 0, low=0):
+        own.must_be_default("expert_weights_norm", True)
+        counts = _gguf_config.expert_counts(own)
+        scaling = _gguf_config.rope_scaling(facts)
+        return {
+            **config,
+            "model_type": "mixtral",
+            "hidden_act": "silu",
+            "num_local_experts": counts["num_experts"],
+            "num_experts_per_tok": counts["num_experts_per_tok"],
+            "rope_scaling": scaling,
+            "sliding_window": None,
+        }
     config["model_type"] = "llama"
     config["hidden_act"] = "silu"
     config["attention_bias"] = facts.has_tensor("blk.0.attn_q.bias")
@@ -120,5 +137,6 @@ FAMILY = Family(
         architectures=("llama",),
         config=gguf_config,
         permuted=frozenset({Role.Q, Role.K, Role.Q_BIAS, Role.K_BIAS}),
+        known=_gguf_config.EXPERT_KEYS,
     ),
 )

@@ -8,7 +8,7 @@ from vindex.families import _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
 from vindex.families._base import Family, Rebuilt
 from vindex.families._config import MAX_POSITIONS, ConfigReader
-from vindex.families._experts import FUSED_EXPERTS
+from vindex.families._experts import FUSED_EXPERTS, GGUF_EXPERTS
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._moe import read_counts
 from vindex.families._rope import RopeDefaults
@@ -35,6 +35,7 @@ _NAMING = LLAMA.with_experts(
         Role.EXPERT_DOWN: "layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight",
     },
     *FUSED_EXPERTS,
+    *GGUF_EXPERTS,
     aliases={Role.ROUTER: "layers.{layer}.mlp.gate.weight"},
 )
 

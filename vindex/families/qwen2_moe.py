@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from vindex.families import _larql_index
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_mixed_layers, make_model
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._moe import MLP_EXPERTS, read_counts, sparse_layers
-from vindex.families._qwen import read_attentions
+from vindex.families._qwen import gguf_moe_config, read_attentions
 from vindex.spec import FfnSpec, ModelSpec, MoeSpec, NormKind, NormSpec, Role, RoutingSpec
 
 _DEFAULTS = Defaults(max_positions=32768, kv_heads=16)
@@ -41,10 +43,20 @@ def build(config: ConfigReader) -> ModelSpec:
     return make_model(config, geometry, layers, family=FAMILY.name, tied=False, naming=_NAMING)
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``qwen2moe``."""
+    shared = facts.rows("blk.0.ffn_up_shexp.weight")
+    return gguf_moe_config(facts, "qwen2_moe", normalised=False) | {
+        "shared_expert_intermediate_size": shared,
+        "qkv_bias": facts.has_tensor("blk.0.attn_q.bias"),
+    }
+
+
 FAMILY = Family(
     name="qwen2_moe",
     model_types=("qwen2_moe",),
     prefixes=("model.",),
     build=build,
     from_index=_larql_index.lossy("the shared experts and the biases are not in the vindex"),
+    gguf=GgufRules(architectures=("qwen2moe",), config=gguf_config, known=_gguf_config.EXPERT_KEYS),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from vindex.families import _larql_index
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_mixed_layers, make_model, read_attention
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import MAX_POSITIONS, ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._moe import MLP_EXPERTS, read_counts, sparse_layers
+from vindex.families._qwen import gguf_moe_config
 from vindex.families._rope import RopeDefaults
 from vindex.spec import (
     AttentionKind,
@@ -60,6 +63,11 @@ def build(config: ConfigReader) -> ModelSpec:
     return make_model(config, geometry, layers, family=FAMILY.name, tied=False, naming=MLP_EXPERTS)
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``qwen3moe``."""
+    return gguf_moe_config(facts, "qwen3_moe", normalised=True)
+
+
 FAMILY = Family(
     name="qwen3_moe",
     model_types=("qwen3_moe",),
@@ -68,4 +76,5 @@ FAMILY = Family(
     from_index=_larql_index.lossy(
         "which layers have experts, and how their weights are scaled, is not recorded"
     ),
+    gguf=GgufRules(architectures=("qwen3moe",), config=gguf_config, known=_gguf_config.EXPERT_KEYS),
 )
