@@ -47,12 +47,14 @@ from lql.syntax_nodes import (
     TextSlot as TextSlot,
     Value as Value,
     VindexRef as VindexRef,
+    Word as Word,
 )
 from lql.syntax_words import (
     Band as Band,
     Comparator as Comparator,
     Component as Component,
     Detail as Detail,
+    Device as Device,
     Direction as Direction,
     ExtractLevel as ExtractLevel,
     Function as Function,
@@ -89,10 +91,11 @@ class Extract(Node):
 
 @dataclass(frozen=True, slots=True)
 class UseVindex(Node):
-    """``USE path``."""
+    """``USE path [CONFIG config]``: a checkpoint or its config.json completes a lossy vindex."""
 
     title: ClassVar[str] = "USE"
     path: TextSlot
+    config: TextSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +434,15 @@ class RemovePatch(Node):
     path: TextSlot
 
 
+@dataclass(frozen=True, slots=True)
+class SetOption(Node):
+    """``SET option = value``."""
+
+    title: ClassVar[str] = "SET"
+    option: Word
+    value: Word | Scalar
+
+
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -466,6 +478,7 @@ Statement: TypeAlias = (
     | SavePatch
     | ApplyPatch
     | RemovePatch
+    | SetOption
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lql.inference.placement import CPU
 from vindex.spec import AttentionSpec, ModelSpec
 
 # Slots of a sliding layer beyond its window. When they are used up the window moves to the front:
@@ -21,13 +22,14 @@ class LayerCache:
     A sliding layer keeps the ``window - 1`` positions that the next token can still see.
     """
 
-    def __init__(self, spec: AttentionSpec, capacity: int) -> None:
+    def __init__(self, spec: AttentionSpec, capacity: int, device: torch.device = CPU) -> None:
         self._reach = capacity if spec.window is None else spec.window - 1
         slots = min(capacity, self._reach + _SLACK)
         # Keys above values: they come together.
-        self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
+        self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size, device=device)
         self._keys, self._values = self._slots.chunk(2)
         self._held = 0
+        self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -47,6 +49,7 @@ class LayerCache:
         """
         count, slots = new.shape[1], self._slots.shape[1]
         past = min(self._held, self._reach)
+        self._length += count
         if self._held + count > slots:
             self._move_to_front(past)
         start, stop = self._held - past, self._held + count
@@ -69,6 +72,23 @@ class LayerCache:
         assert self._seen is not None, "the layer whose keys are read runs first"
         return self._seen
 
+    def can_end_at(self, length: int) -> bool:
+        """Whether ``end_at`` would leave everything that the token after it can see."""
+        dropped = max(self._length - length, 0)
+        return self._held - dropped >= min(self._length - dropped, self._reach)
+
+    def end_at(self, length: int) -> None:
+        """Forget the positions from ``length`` on; the caller has asked whether that can be."""
+        dropped = max(self._length - length, 0)
+        self._held -= dropped
+        self._length -= dropped
+        self._seen = None
+
+    def take(self, other: LayerCache) -> None:
+        """Hold what another cache of the same layer holds, which has no more slots."""
+        self._slots[:, : other._held] = other._slots[:, : other._held]
+        self._held, self._length = other._held, other._length
+
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""
         start = self._held - count
@@ -86,15 +106,37 @@ class KvCache:
         capacity: positions to make room for; the caller keeps within it.
     """
 
-    def __init__(self, spec: ModelSpec, capacity: int) -> None:
+    def __init__(self, spec: ModelSpec, capacity: int, device: torch.device = CPU) -> None:
         self.layers: list[LayerCache] = []
         for layer in spec.layers:
             source = layer.attention.kv_source
             self.layers.append(
-                LayerCache(layer.attention, capacity) if source is None else self.layers[source]
+                LayerCache(layer.attention, capacity, device)
+                if source is None
+                else self.layers[source]
             )
         self.capacity = capacity
         self.length = 0
+
+    def end_at(self, length: int) -> bool:
+        """Forget the positions from ``length`` on, also those of a pass that broke off.
+
+        Returns:
+            Whether that could be done. A sliding layer may have let go of positions that the next
+            token would see again; the cache is then as before.
+        """
+        if not all(layer.can_end_at(length) for layer in self.layers):
+            return False
+        for layer in dict.fromkeys(self.layers):
+            layer.end_at(length)
+        self.length = length
+        return True
+
+    def take(self, other: KvCache) -> None:
+        """Hold what another cache of the same model holds, which has no more room."""
+        for own, theirs in zip(self.layers, other.layers, strict=True):
+            own.take(theirs)
+        self.length = other.length
 
     @property
     def resident_bytes(self) -> int:

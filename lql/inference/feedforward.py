@@ -113,20 +113,20 @@ class FeatureWalk:
         y = torch.zeros_like(x)
         for start in range(0, spec.width, _WALK_BLOCK):
             features = slice(start, min(start + _WALK_BLOCK, spec.width))
-            up = x @ self._rows(Role.UP, index, features).T  # [T, f]
+            up = x @ self._rows(Role.UP, index, features).to(x.device).T  # [T, f]
             if spec.bias:
-                up += self._vector(Role.UP_BIAS, index)[features]
+                up += self._vector(Role.UP_BIAS, index)[features].to(x.device)
             if spec.gated:
-                gate = x @ self._rows(Role.GATE, index, features).T
+                gate = x @ self._rows(Role.GATE, index, features).to(x.device).T
                 if spec.bias:
-                    gate += self._vector(Role.GATE_BIAS, index)[features]
+                    gate += self._vector(Role.GATE_BIAS, index)[features].to(x.device)
                 strength = act(gate) * up
             else:
                 strength = act(up)
             strength = torch.where(strength.abs() > _SILENT, strength, 0.0)
-            y += strength @ self._down(index, features)
+            y += strength @ self._down(index, features).to(x.device)
         if spec.bias:
-            y += self._vector(Role.DOWN_BIAS, index)
+            y += self._vector(Role.DOWN_BIAS, index).to(x.device)
         return y
 
     def _rows(self, role: Role, layer: int, features: slice) -> Tensor:

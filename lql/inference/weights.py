@@ -19,11 +19,13 @@ from torch import Tensor
 from lql.cancel import CancelToken
 from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
+from lql.inference.device_linear import DeviceLinear
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.linear import Linear, prepare
 from lql.inference.norms import HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
+from lql.inference.placement import CPU
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.rows import Part, Rows
@@ -45,8 +47,13 @@ _LAYERS_AHEAD = 4
 Order = npt.NDArray[np.int64] | None
 
 
-def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken | None) -> Weights:
-    """Prepare every weight of a model for multiplication.
+def load_weights(
+    source: ModelSource,
+    dtype: ComputeDtype,
+    cancel: CancelToken | None,
+    device: torch.device = CPU,
+) -> Weights:
+    """Prepare every weight of a model for multiplication on a device.
 
     Args:
         dtype: how matrices are multiplied; ``AUTO`` follows each matrix's stored dtype.
@@ -59,7 +66,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
     """
     _check_complete(source)
     with _workers() as pool:
-        loader = _Loader(source, dtype, pool)
+        loader = _Loader(source, dtype, pool, device)
         head = loader.head()
         per_layer = loader.per_layer_embeddings()
         pending: deque[Callable[[], Layer]] = deque()
@@ -113,7 +120,10 @@ def _check_complete(source: ModelSource) -> None:
 class _Loader:
     """Reads tensors of one source by role."""
 
-    def __init__(self, source: ModelSource, dtype: ComputeDtype, pool: Executor) -> None:
+    def __init__(
+        self, source: ModelSource, dtype: ComputeDtype, pool: Executor, device: torch.device
+    ) -> None:
+        self._device = device
         self._source = source
         self._dtype = dtype
         self._pool = pool
@@ -158,8 +168,8 @@ class _Loader:
                     output=output(),
                     qk_norm=self._qk_norm(spec),
                     rope=self._rope(attention.rope),
-                    v_norm=_value_norm(attention),
-                    value_lanes=_value_lanes(attention),
+                    v_norm=_value_norm(attention, self._device),
+                    value_lanes=_value_lanes(attention, self._device),
                 ),
                 attn_post_norm=norm(Role.ATTN_POST_NORM, placement.norms_outputs),
                 # A parallel layer without a second norm has one for both.
@@ -231,11 +241,15 @@ class _Loader:
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
-        return prepare(rows, torch.cat(biases) if biases else None, dtype, self._pool)
+        bias = torch.cat(biases) if biases else None
+        if self._device.type != "cpu":
+            return self._pool.submit(DeviceLinear, rows, bias, dtype, self._device).result
+        return prepare(rows, bias, dtype, self._pool)
 
     def _vector(self, role: Role, layer: int | None, order: Order = None) -> Tensor:
         values = self.stored(role, layer).float32()
-        return torch.from_numpy(np.array(values if order is None else values[order]))
+        own = torch.from_numpy(np.array(values if order is None else values[order]))
+        return own.to(self._device)
 
     def _qk_norm(self, spec: LayerSpec) -> Norm | ProjectionNorm | None:
         attention = spec.attention
@@ -263,15 +277,17 @@ class _Loader:
         return None if spec is None else self._ropes.setdefault(spec, Rope(spec))
 
 
-def _value_norm(spec: AttentionSpec) -> Norm | None:
+def _value_norm(spec: AttentionSpec, device: torch.device) -> Norm | None:
     """The norm of values, which has no weight."""
-    return None if spec.v_norm is None else Norm.of(spec.v_norm, torch.ones(spec.head_size))
+    if spec.v_norm is None:
+        return None
+    return Norm.of(spec.v_norm, torch.ones(spec.head_size, device=device))
 
 
-def _value_lanes(spec: AttentionSpec) -> Tensor | None:
+def _value_lanes(spec: AttentionSpec, device: torch.device) -> Tensor | None:
     """Where values are keys, for each lane of a value the lane of a computed key."""
     if not spec.values_are_keys:
         return None
     order = lane_order(spec.rope, 1, spec.head_size)
     lanes = np.arange(spec.head_size) if order is None else np.argsort(order)
-    return torch.from_numpy(lanes)
+    return torch.from_numpy(lanes).to(device)
