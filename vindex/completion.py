@@ -187,19 +187,15 @@ def _check_record(opened: Vindex, reference: str) -> None:
         return
     spec, first = opened.spec, opened.spec.layers[0].attention
     types = next(family.model_types for family in families() if family.name == spec.family)
+    same_type = recorded.model_type in types
     facts = (
-        ("model type", recorded.model_type, recorded.model_type in types, spec.model_type),
-        ("heads", recorded.num_q_heads, recorded.num_q_heads == first.heads, first.heads),
-        (
-            "KV heads",
-            recorded.num_kv_heads,
-            recorded.num_kv_heads == first.kv_heads,
-            first.kv_heads,
-        ),
-        ("head size", recorded.head_dim, recorded.head_dim == first.head_size, first.head_size),
+        ("model type", spec.family if same_type else recorded.model_type, spec.family),
+        ("heads", recorded.num_q_heads, first.heads),
+        ("KV heads", recorded.num_kv_heads, first.kv_heads),
+        ("head size", recorded.head_dim, first.head_size),
     )
-    for what, of_index, same, of_config in facts:
-        if not same:
+    for what, of_index, of_config in facts:
+        if of_index != of_config:
             raise VindexInvalid(
                 f"{reference} and {opened.path} disagree about the {what}:"
                 f" {of_config} and {of_index}",
