@@ -92,10 +92,10 @@ def run_generation(words: Sequence[str], reporter: Reporter) -> int:
 def _lines(stdin: TextIO, reporter: Reporter, *, interactive: bool) -> Iterator[str]:
     """Non-empty lines, asked for with a prompt on a terminal."""
     while True:
-        if interactive:
-            sys.stderr.write(_PROMPT)
-            sys.stderr.flush()
         try:
+            if interactive:
+                sys.stderr.write(_PROMPT)
+                sys.stderr.flush()
             line = stdin.readline()
         except KeyboardInterrupt:
             if not interactive:

@@ -44,7 +44,9 @@ GREEDY_PROMPTS = (
 )
 
 rows = pytest.mark.parametrize("row", ROWS, ids=str)
-devices = pytest.mark.parametrize("device", map(Device, available()), ids=lambda each: each.value)
+devices = pytest.mark.parametrize(
+    "device", tuple(map(Device, available())), ids=lambda each: each.value
+)
 exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=str)
 
 
