@@ -25,6 +25,16 @@ from tests.unit.tiny_models import (
     tame_arrays,
 )
 
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products this small are fastest with one thread, and on a busy machine by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 IDS = np.random.default_rng(3).integers(0, VOCABULARY, 60).tolist()
 
 
