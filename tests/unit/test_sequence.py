@@ -132,6 +132,17 @@ def test_going_back_equals_reading_anew(model: Decoder, shared: int, chunk: int)
     torch.testing.assert_close(found, Sequence(model, 80).read(wanted), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shared", [5, 25])
+def test_going_back_to_a_shorter_text(model: Decoder, shared: int) -> None:
+    """Shorter than dynamic rope's 32 positions: keys were turned for the longer one."""
+    growing = Sequence(model, 80)
+    growing.read(IDS)
+    wanted = [*IDS[:shared], (IDS[shared] + 1) % VOCABULARY, 7]
+    growing.go_back_to(wanted)
+    found = growing.read(wanted[len(growing.ids) :])
+    torch.testing.assert_close(found, Sequence(model, 80).read(wanted), atol=2e-5, rtol=0)
+
+
 def test_full_attention_forgets_only_what_differs(llama: Decoder) -> None:
     growing = Sequence(llama, 60)
     growing.read(IDS)
