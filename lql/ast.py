@@ -1,9 +1,8 @@
 """The statements of LQL as data: one frozen dataclass per statement of ``grammar/lql.lark``.
 
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
-(``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
-``title`` names the statement in messages. The nodes below a statement are in
-``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; both are re-exported here.
+(``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
+the statement in messages. Re-exports ``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -54,7 +53,6 @@ from lql.syntax_words import (
     Comparator as Comparator,
     Component as Component,
     Detail as Detail,
-    Device as Device,
     Direction as Direction,
     ExtractLevel as ExtractLevel,
     Function as Function,
