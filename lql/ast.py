@@ -1,9 +1,8 @@
 """The statements of LQL as data: one frozen dataclass per statement of ``grammar/lql.lark``.
 
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
-(``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
-``title`` names the statement in messages. The nodes below a statement are in
-``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; both are re-exported here.
+(``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
+the statement in messages. Re-exports ``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -47,6 +46,7 @@ from lql.syntax_nodes import (
     TextSlot as TextSlot,
     Value as Value,
     VindexRef as VindexRef,
+    Word as Word,
 )
 from lql.syntax_words import (
     Band as Band,
@@ -89,10 +89,11 @@ class Extract(Node):
 
 @dataclass(frozen=True, slots=True)
 class UseVindex(Node):
-    """``USE path``."""
+    """``USE path [CONFIG config]``: a checkpoint or its config.json completes a lossy vindex."""
 
     title: ClassVar[str] = "USE"
     path: TextSlot
+    config: TextSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +432,15 @@ class RemovePatch(Node):
     path: TextSlot
 
 
+@dataclass(frozen=True, slots=True)
+class SetOption(Node):
+    """``SET option = value``."""
+
+    title: ClassVar[str] = "SET"
+    option: Word
+    value: Word | Scalar
+
+
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -466,6 +476,7 @@ Statement: TypeAlias = (
     | SavePatch
     | ApplyPatch
     | RemovePatch
+    | SetOption
 )
 
 

@@ -137,7 +137,7 @@ def run_info(common: Common, reporter: Reporter) -> int:
         lql=_version("lql") or "unknown",
         python=platform.python_version(),
         platform=platform.platform(),
-        device="cpu",
+        device=", ".join(_devices()),
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -145,6 +145,15 @@ def run_info(common: Common, reporter: Reporter) -> int:
     )
     batch.show(result, options, reporter)
     return 0
+
+
+def _devices() -> tuple[str, ...]:
+    """What --device can name here; the processor alone where torch is not installed."""
+    try:
+        from lql.inference.placement import available
+    except ImportError:
+        return ("cpu",)
+    return available()
 
 
 def _version(package: str) -> str | None:

@@ -10,6 +10,7 @@ from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
+from lql.syntax_words import Device
 from vindex.kinds import ExtractLevel
 from vindex.progress import NullProgress, Progress
 
@@ -26,10 +27,12 @@ class State:
     Attributes:
         source: the current vindex, or the model of USE MODEL.
         model: its weights, once a statement has needed them.
+        device: where they run.
     """
 
     source: Vindex | CheckpointSource | None = None
     model: LoadedModel | None = None
+    device: Device = Device.CPU
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before."""
@@ -37,6 +40,11 @@ class State:
         self.source, self.model = source, None
         if old is not None:
             old.close()
+
+    def run_on(self, device: Device) -> None:
+        """Run models there from now on; weights that are elsewhere are loaded again when needed."""
+        if device is not self.device:
+            self.device, self.model = device, None
 
     def close(self) -> None:
         """Let go of everything."""
@@ -78,6 +86,7 @@ class Context:
         progress: told about long work; checks ``cancel``.
         notes: sentences for people; the session puts them into the result.
         load_s: time this statement spent loading weights.
+        device: where the model runs, once the statement has asked for it.
     """
 
     state: State
@@ -85,6 +94,7 @@ class Context:
     progress: Progress = field(default_factory=NullProgress)
     notes: list[str] = field(default_factory=list)
     load_s: float = 0.0
+    device: str | None = None
 
     def source(self) -> Vindex | CheckpointSource:
         """The current vindex or model.
@@ -140,8 +150,9 @@ class Context:
             from lql.inference import load
 
             started = time.perf_counter()
-            self.state.model = load(source, cancel=self.cancel)
+            self.state.model = load(source, device=self.state.device, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
+        self.device = self.state.model.device
         return self.state.model
 
     def note(self, sentence: str) -> None:

@@ -42,7 +42,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "USE",
-        'USE "file.vindex" | USE MODEL "model" | USE REMOTE "url"',
+        'USE "file.vindex" [CONFIG "checkpoint"] | USE MODEL "model" | USE REMOTE "url"',
         "open a vindex; the statements after it ask this one",
         'USE "smollm2.vindex"',
     ),
@@ -224,12 +224,13 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "REMOVE PATCH", 'REMOVE PATCH "file.vlp"', "take a patch off", 'REMOVE PATCH "fixes.vlp"'
     ),
+    StatementHelp("SET", "SET option = value", "change how the session works", "SET device = cuda"),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "COPY", "DISCARD", "INCLUDE", "PLOT", "SET", "STEER", "UNDO")
+RESERVED = ("ABLATE", "ASSERT", "COPY", "DISCARD", "INCLUDE", "PLOT", "STEER", "UNDO")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("SHOW", "EDITS"), ("USE", "TRACE"))

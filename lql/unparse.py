@@ -104,6 +104,8 @@ def _statement(node: ast.Statement) -> str:
             return node.title
         case ast.BeginPatch() | ast.SavePatch() | ast.ApplyPatch() | ast.RemovePatch():
             return _slot(node.title, node.path) or node.title
+        case ast.SetOption():
+            return f"SET {_value(node.option)} = {_value(node.value)}"
         case _:
             assert_never(node)
 
@@ -133,7 +135,7 @@ def _lifecycle(
                 _flag("RESUME", node.resume),
             )
         case ast.UseVindex():
-            return _slot("USE", node.path)
+            return _join(_slot("USE", node.path), _slot("CONFIG", node.config))
         case ast.UseModel():
             return _join(_slot(node.title, node.model), _flag("AUTO_EXTRACT", node.auto_extract))
         case ast.UseRemote():
@@ -356,10 +358,12 @@ def _first_column(node: ast.Condition) -> str | None:
 # --------------------------------------------------------------------------- words and values
 
 
-def _value(node: ast.Value | ast.Operand | ast.Star | ast.Current) -> str:
+def _value(node: ast.Value | ast.Operand | ast.Star | ast.Current | ast.Word) -> str:
     match node:
         case ast.Text():
             return quote(node.value)
+        case ast.Word():
+            return node.value
         case ast.Integer():
             return str(node.value)
         case ast.Number():

@@ -9,8 +9,9 @@ answers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from vindex import files, ple, quick_tokenizer, tokens
 from vindex.downmeta import DownMeta
@@ -38,8 +39,22 @@ _HEAD_KEY = "lm_head.weight"
 _MAX_JSON = 64 << 20
 
 
-def inspect(path: Path) -> Contents:
+class Supplement(Protocol):
+    """What completes a vindex that larql wrote; see ``vindex.completion``."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's configuration."""
+
+    def fill(self, path: Path, missing: Sequence[TensorSpec]) -> None:
+        """Give the tensors that are missing, or raise."""
+
+
+def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     """Read the small files of a vindex and check all that can be without reading the large ones.
+
+    Args:
+        supplement: tells and gives what larql left out.
 
     Raises:
         VindexNotFound: there is no vindex at the path.
@@ -66,7 +81,7 @@ def inspect(path: Path) -> Contents:
     # Below inference level nobody can tell whether there was a head, and nobody needs it.
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
     have_keys = entries.keys() | ({_HEAD_KEY} if may_have_head else set())
-    spec, notes = _read_spec(path, index, seal, have_keys)
+    spec, notes = _read_spec(path, index, seal, have_keys, supplement)
     embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
     embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
@@ -75,6 +90,9 @@ def inspect(path: Path) -> Contents:
     elif isinstance(spec, ModelSpec):
         _check_agreement(path, index, spec)
         missing = _missing(path, index, spec, entries)
+        if supplement is not None:
+            supplement.fill(path, missing)
+            missing = []
         only_head = [tensor.role for tensor in missing] == [Role.HEAD]
         if only_head and _HEAD_KEY in declared and index.tie_word_embeddings is None:
             lacking = _head_lost(index, path)
@@ -264,13 +282,25 @@ def _read_manifest(
 
 
 def _read_spec(
-    path: Path, index: VindexIndex, seal: Seal | None, have_keys: Container[str]
+    path: Path,
+    index: VindexIndex,
+    seal: Seal | None,
+    have_keys: Container[str],
+    supplement: Supplement | None,
 ) -> tuple[ModelSpec | VindexError, tuple[str, ...]]:
     """The model's description, or why there is none, and notes about it."""
     from vindex.families import spec_from_config, spec_from_index
 
     config = path / files.CONFIG
+    if supplement is not None and index.ours:
+        raise VindexInvalid(
+            f"{path} was not written by larql: it lacks nothing that a configuration could give",
+            hint="leave out CONFIG",
+            path=path,
+        )
     try:
+        if supplement is not None:
+            return spec_from_config(supplement.config), ()
         if config.exists():
             data = files.read_small(config, _MAX_JSON)
             if seal is not None:

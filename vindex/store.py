@@ -115,6 +115,11 @@ class Vindex:
         raise self._spec
 
     @property
+    def known_spec(self) -> ModelSpec | None:
+        """``spec``, or ``None`` where it cannot be known."""
+        return self._spec if isinstance(self._spec, ModelSpec) else None
+
+    @property
     def level(self) -> ExtractLevel:
         """How much of the model is here."""
         return self.index.extract_level
@@ -369,18 +374,24 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def open_vindex(path: str | Path) -> Vindex:
+def open_vindex(path: str | Path, *, config: str | Path | None = None) -> Vindex:
     """Open a vindex: read its small files, check everything against the large ones, map those.
 
     Args:
         path: the directory.
+        config: completes what larql wrote and left out: a ``config.json``, or the checkpoint.
 
     Raises:
         VindexNotFound: there is no vindex at the path.
         VindexInvalid: files that are malformed or contradict each other.
         VindexIncomplete: files or tensors are missing, or an extract was interrupted.
         Unsupported: a format version newer than this code.
+        CheckpointError, LedgerRefusal: what should complete it cannot be read, or does not.
     """
+    if config is not None:
+        from vindex.completion import open_completed
+
+        return open_completed(Path(path), str(config))
     from vindex.opening import inspect
 
     return Vindex(inspect(Path(path)))

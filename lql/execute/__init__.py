@@ -41,6 +41,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.infer import run as run_infer
 
             return run_infer(statement, context)
+        case ast.SetOption():
+            from lql.execute.settings import run as run_settings
+
+            return run_settings(statement, context)
         case ast.Explain(statement=explained, analyze=analyze):
             title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
             raise not_available(f"{title} {explained.title}", statement.span)

@@ -88,8 +88,9 @@ def _use_vindex(statement: ast.UseVindex, context: Context) -> UseResult:
     path = text(statement.path)
     if path.startswith("hf://"):
         raise not_available("USE of a vindex on the hub", statement.path.span)
+    config = None if statement.config is None else text(statement.config)
     try:
-        opened = open_vindex(Path(path).expanduser())
+        opened = open_vindex(Path(path).expanduser(), config=config)
     except VindexNotFound as error:
         raise _with_neighbours(error, path) from error
     context.state.replace(opened)

@@ -12,7 +12,7 @@ K KV heads, G = H / K query heads per KV head, S head size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,10 @@ class QueryBlock:
         """The block's columns [K, n, S] of all keys and values [K, P + T, S]."""
         return keys[:, self.columns], values[:, self.columns]
 
+    def on(self, device: torch.device) -> QueryBlock:
+        """The same with its mask on a device."""
+        return self if self.mask is None else replace(self, mask=self.mask.to(device))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
@@ -89,11 +93,26 @@ class Step:
         rotations: complex64 [T, 1, rotary_size / 2] for every rope of the model.
         blocks: for every window of the model (``None``: full attention).
         coarse: rounded arithmetic for tokens of which only keys and values are wanted.
+        queries: how many of the last tokens ask; ``None`` for all. The blocks are theirs.
     """
 
     rotations: Mapping[Rope, Tensor]
     blocks: Mapping[int | None, Sequence[QueryBlock]]
     coarse: Coarse | None
+    queries: int | None = None
+
+    def on(self, device: torch.device) -> Step:
+        """The same with its tensors on a device."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            rotations={rope: table.to(device) for rope, table in self.rotations.items()},
+            blocks={
+                window: [block.on(device) for block in blocks]
+                for window, blocks in self.blocks.items()
+            },
+        )
 
 
 def query_blocks(start: int, count: int, window: int | None) -> tuple[QueryBlock, ...]:
@@ -142,7 +161,7 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
             tokens have joined it in the same step.
 
     Returns:
-        float32 [T, D], after the output projection.
+        float32 [T, D], after the output projection; [Q, D] for a step of Q queries.
     """
     # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
     projected = layer.qkv(x)
@@ -150,11 +169,15 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
         q, new = _heads(projected, layer, step)
     else:
         assert layer.rope is not None, "part of every head turns"
-        q, new = layer.latent.heads(projected, step.rotations[layer.rope])
+        q, new = layer.latent.heads(projected, step.rotations[layer.rope][-len(x) :])
     keys, values = cache.seen if layer.spec.kv_source is not None else cache.append(new)
+    blocks = step.blocks[layer.spec.window]
+    if step.queries is not None:
+        q = q[-step.queries :]
+        asked = blocks[-1].columns.stop  # a sliding layer holds more for the tokens before them
+        keys, values = keys[:, -asked:], values[:, -asked:]
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
-    blocks = step.blocks[layer.spec.window]
     if len(blocks) == 1:  # of all queries and all keys
         y = _attend(q, keys, values, blocks[0], layer)  # [T, H * S]
     else:
@@ -183,7 +206,8 @@ def _heads(qkv: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
     if layer.qk_norm is not None:
         layer.qk_norm.apply_(qk)
     if layer.rope is not None:
-        rotate_(qk, step.rotations[layer.rope])
+        table = step.rotations[layer.rope]
+        rotate_(qk, table if step.queries is None else table[-len(qk) :])
     return qkv[:, :heads], qkv[:, heads:].transpose(0, 1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lql.inference.placement import CPU
 from vindex.spec import AttentionSpec, ModelSpec
 
 # Slots of a sliding layer beyond its window. When they are used up the window moves to the front:
@@ -23,7 +24,7 @@ class LayerCache:
     latents there is one key a token, and the first of its lanes are the value.
     """
 
-    def __init__(self, spec: AttentionSpec, capacity: int) -> None:
+    def __init__(self, spec: AttentionSpec, capacity: int, device: torch.device = CPU) -> None:
         self._reach = capacity if spec.window is None else spec.window - 1
         slots = min(capacity, self._reach + _SLACK)
         latent = spec.latent
@@ -31,9 +32,10 @@ class LayerCache:
         # Keys above values: they come together.
         heads = spec.kv_heads if latent else 2 * spec.kv_heads
         size = spec.head_size if latent is None else latent.rank + spec.turning_size
-        self._slots = torch.empty(heads, slots, size)
+        self._slots = torch.empty(heads, slots, size, device=device)
         self._keys, self._values = self._parts(self._slots)
         self._held = 0
+        self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -55,6 +57,7 @@ class LayerCache:
         """
         count, slots = new.shape[1], self._slots.shape[1]
         past = min(self._held, self._reach)
+        self._length += count
         if self._held + count > slots:
             self._move_to_front(past)
         start, stop = self._held - past, self._held + count
@@ -75,6 +78,23 @@ class LayerCache:
         """What the last ``append`` returned, for later layers that read this layer's keys."""
         assert self._seen is not None, "the layer whose keys are read runs first"
         return self._seen
+
+    def can_end_at(self, length: int) -> bool:
+        """Whether ``end_at`` would leave everything that the token after it can see."""
+        dropped = max(self._length - length, 0)
+        return self._held - dropped >= min(self._length - dropped, self._reach)
+
+    def end_at(self, length: int) -> None:
+        """Forget the positions from ``length`` on; the caller has asked whether that can be."""
+        dropped = max(self._length - length, 0)
+        self._held -= dropped
+        self._length -= dropped
+        self._seen = None
+
+    def take(self, other: LayerCache) -> None:
+        """Hold what another cache of the same layer holds, which has no more slots."""
+        self._slots[:, : other._held] = other._slots[:, : other._held]
+        self._held, self._length = other._held, other._length
 
     def _parts(self, held: Tensor) -> tuple[Tensor, Tensor]:
         if self._latent is not None:
@@ -99,15 +119,37 @@ class KvCache:
         capacity: positions to make room for; the caller keeps within it.
     """
 
-    def __init__(self, spec: ModelSpec, capacity: int) -> None:
+    def __init__(self, spec: ModelSpec, capacity: int, device: torch.device = CPU) -> None:
         self.layers: list[LayerCache] = []
         for layer in spec.layers:
             source = layer.attention.kv_source
             self.layers.append(
-                LayerCache(layer.attention, capacity) if source is None else self.layers[source]
+                LayerCache(layer.attention, capacity, device)
+                if source is None
+                else self.layers[source]
             )
         self.capacity = capacity
         self.length = 0
+
+    def end_at(self, length: int) -> bool:
+        """Forget the positions from ``length`` on, also those of a pass that broke off.
+
+        Returns:
+            Whether that could be done. A sliding layer may have let go of positions that the next
+            token would see again; the cache is then as before.
+        """
+        if not all(layer.can_end_at(length) for layer in self.layers):
+            return False
+        for layer in dict.fromkeys(self.layers):
+            layer.end_at(length)
+        self.length = length
+        return True
+
+    def take(self, other: KvCache) -> None:
+        """Hold what another cache of the same model holds, which has no more room."""
+        for own, theirs in zip(self.layers, other.layers, strict=True):
+            own.take(theirs)
+        self.length = other.length
 
     @property
     def resident_bytes(self) -> int:

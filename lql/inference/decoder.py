@@ -4,16 +4,18 @@ A whole prompt, a chunk of one, a cached token, INFER, the walk and explanations
 and ``_layer`` below; they differ in arguments: which cache the tokens join, which rule evaluates
 the FFN, who observes. The residual stream, norms, softmax and sums are float32 throughout.
 
-Shape legend: T tokens, D hidden, V vocabulary, L layers. There is no batch axis.
+Shape legend: T tokens, Q of them kept, D hidden, V vocabulary, L layers. There is no batch axis.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
@@ -24,6 +26,7 @@ from lql.inference.linear import Coarse, Linear
 from lql.inference.mixture import Mixture
 from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
+from lql.inference.placement import CPU
 from lql.inference.rows import is_mapped, torch_view
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
@@ -74,7 +77,8 @@ class Weights:
 
 
 class Tap(Enum):
-    """A point of a layer that can be observed; every one is float32 [T, D]."""
+    """A point of a layer that can be observed; every one is float32 [T, D], or [Q, D] after the
+    last keys (see ``Decoder.forward``)."""
 
     ATTENTION = "attention"  # what attention adds to the residual stream
     FFN_RESIDUAL = "ffn_residual"  # the residual stream that the FFN's input is made of
@@ -92,10 +96,15 @@ class Observer(Protocol):
 
 
 class Decoder:
-    """A model that can be run."""
+    """A model that can be run.
 
-    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+    Attributes:
+        device: where its weights are, and with them everything that is computed.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Weights, device: torch.device = CPU) -> None:
         self.spec = spec
+        self.device = device
         self._weights = weights
         attentions = [layer.attention for layer in weights.layers]
         self._ropes = {each.rope for each in attentions if each.rope is not None}
@@ -104,6 +113,10 @@ class Decoder:
         if weights.per_layer is not None:
             self._matrices.append(weights.per_layer.projection)
         self._matrices += weights.projections or ()
+        # No later layer reads the keys of other tokens than those it is run for.
+        self._last_keys = max(
+            layer.index for layer in weights.layers if layer.attention.spec.kv_source is None
+        )
 
     def forward(
         self,
@@ -111,6 +124,7 @@ class Decoder:
         cache: KvCache,
         *,
         length: int | None = None,
+        keep: int | None = None,
         coarse: Coarse | None = None,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
@@ -118,18 +132,22 @@ class Decoder:
     ) -> Tensor:
         """Run tokens through all layers, after those in the cache, which they join.
 
+        The last layer that has keys of its own, and those after it, which are many in a model that
+        shares keys, are run for the kept tokens only: what the others would give nobody reads.
+
         Args:
             ids: T >= 1 token ids of the vocabulary.
             cache: with room for T more. If the pass is cancelled it is of no further use.
             length: tokens that the sequence will have before any output is looked at; by default
                 those in the cache and these. Rotations may depend on it.
+            keep: Q, how many of the last tokens' outputs are wanted, 1..T; by default all.
             coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
             feed_forward: the rule that evaluates the FFNs.
             observe: called at every tap.
             cancel: checked before every layer.
 
         Returns:
-            The residual stream after the last layer, float32 [T, D].
+            The residual stream after the last layer, float32 [Q, D].
         """
         step = self._step(cache.length, cache.length + len(ids), length, coarse)
         h = self._embed(ids, cache.length)  # [T, D]
@@ -137,6 +155,8 @@ class Decoder:
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             if cancel is not None:
                 cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
+            if layer.index == self._last_keys and keep is not None and keep < len(ids):
+                step = self._kept(step, cache.length + len(ids), keep)
             h = _layer(h, layer, layer_cache, step, extra, feed_forward, observe)
         cache.length += len(ids)
         return h
@@ -196,13 +216,14 @@ class Decoder:
     def _embed(self, ids: Sequence[int], start: int) -> Tensor:
         embed, positions = self._weights.embed, self._weights.positions
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
+        h = rows.to(self.device)
         if self._weights.projections is not None:
-            rows = self._weights.projections[0](rows)  # [T, E] to [T, D]
-        h = rows * self.spec.embed_scale
+            h = self._weights.projections[0](h)  # [T, E] to [T, D]
+        h = h * self.spec.embed_scale
         if positions is not None and self.spec.positions is not None:
             first = start + self.spec.positions.offset
             own = positions.array[first : first + len(ids)]  # [T, D]
-            h += torch_view(to_float32(own, positions.dtype))
+            h += torch_view(to_float32(own, positions.dtype)).to(self.device)
         return h
 
     def _per_layer_inputs(self, ids: Sequence[int], h: Tensor) -> Tensor | None:
@@ -211,11 +232,17 @@ class Decoder:
         return None if per_layer is None else per_layer(ids, h)
 
     def _step(self, start: int, stop: int, length: int | None, coarse: Coarse | None) -> Step:
-        return Step(
+        step = Step(
             rotations={rope: rope.table(start, stop, length) for rope in self._ropes},
             blocks={window: query_blocks(start, stop - start, window) for window in self._windows},
             coarse=coarse,
         )
+        return step.on(self.device)
+
+    def _kept(self, step: Step, stop: int, keep: int) -> Step:
+        """A step for the queries of the last ``keep`` tokens alone."""
+        blocks = {window: query_blocks(stop - keep, keep, window) for window in self._windows}
+        return dataclasses.replace(step, blocks=blocks, queries=keep).on(self.device)
 
 
 def _layer(
@@ -229,11 +256,14 @@ def _layer(
 ) -> Tensor:
     """One layer: the residual stream [T, D] before it to the one after it.
 
-    ``extra`` is [T, L, E], every layer's own vectors, where the model has per-layer embeddings.
+    Where the step is for the last Q queries only, what comes out is [Q, D]. ``extra`` is [T, L, E],
+    every layer's own vectors, where the model has per-layer embeddings.
     """
-    before = h
     x = h if layer.attn_norm is None else layer.attn_norm(h)
     y = attention(x, layer.attention, cache, step)
+    if step.queries is not None:
+        h = h[-step.queries :]
+    before = h
     if layer.attn_post_norm is not None:
         y = layer.attn_post_norm(y)
     if layer.residual_multiplier != 1.0:
@@ -265,7 +295,7 @@ def _layer(
 
     if layer.per_layer is not None:
         assert extra is not None, "per-layer embeddings are computed for every call"
-        y = layer.per_layer(h, extra[:, layer.index])
+        y = layer.per_layer(h, extra[-len(h) :, layer.index])
         h = h + y
         if observe is not None:
             observe(Tap.PER_LAYER, layer.index, y)

@@ -140,16 +140,16 @@ class FeatureWalk:
             else:
                 strength = activation(spec.activation)(up)
             strength = torch.where(strength.abs() > _SILENT, strength, 0.0)
-            y += strength @ self._down(down_role, layer, features)
+            y += strength @ self._down(down_role, layer, features).to(x.device)
         if spec.bias:
-            y += self._bias(down_role, layer)
+            y += self._bias(down_role, layer).to(x.device)
         return y
 
     def _product(self, x: Tensor, role: Role, layer: FeedForward, features: slice) -> Tensor:
         stored = self._stored(role, layer)
-        rows = torch_view(to_float32(stored.array[features], stored.dtype))  # [f, D]
+        rows = torch_view(to_float32(stored.array[features], stored.dtype)).to(x.device)  # [f, D]
         y = x @ rows.T
-        return y + self._bias(role, layer)[features] if layer.spec.bias else y
+        return y + self._bias(role, layer)[features].to(x.device) if layer.spec.bias else y
 
     def _down(self, role: Role, layer: FeedForward, features: slice) -> Tensor:
         stored = self._stored(role, layer)  # [D, F]

@@ -1,4 +1,4 @@
-"""Greedy generation over a cache, streamed as whole characters."""
+"""Generation over a cache, token by token, streamed as whole characters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lql.cancel import CancelToken
 from lql.inference.answers import Encoded, GeneratedToken
 from lql.inference.decoder import Decoder
 from lql.inference.errors import WeightsInvalid
+from lql.inference.sampler import Sampler
+from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence, position_limit
 
 # Tokens of the prompt that a decoder may need to see to know how the next one is spelt.
@@ -38,6 +40,11 @@ class Generation(Iterator[GeneratedToken]):
     Attributes:
         encoded: the prompt.
         finish: why it ended; ``None`` until then.
+
+    Args:
+        sequence: what was read so far, at most a beginning of the prompt; by default nothing. It
+            gets the rest of the prompt and every generated token but the last.
+        sampling: how tokens are chosen.
     """
 
     def __init__(
@@ -49,6 +56,8 @@ class Generation(Iterator[GeneratedToken]):
         max_tokens: int,
         stop_ids: Collection[int],
         stop_texts: tuple[str, ...],
+        sampling: Sampling = GREEDY,
+        sequence: Sequence | None = None,
         cancel: CancelToken | None,
     ) -> None:
         self.encoded = encoded
@@ -60,9 +69,16 @@ class Generation(Iterator[GeneratedToken]):
         room = position_limit(decoder.spec) - len(encoded.ids)
         self._limit = min(max_tokens, max(room, 0))
         self._cut_by = Finish.LENGTH if max_tokens <= room else Finish.POSITIONS
-        self._sequence = Sequence(decoder, len(encoded.ids) + self._limit)
-        self._unread = encoded.ids
+        capacity = len(encoded.ids) + self._limit
+        if sequence is None:
+            sequence = Sequence(decoder, capacity)
+        else:
+            sequence.reserve(capacity)
+        self._sequence = sequence
+        self._unread = encoded.ids[len(sequence.ids) :]
         self._count = 0
+        greedy = sampling == GREEDY
+        self._sampler = None if greedy else Sampler(sampling, encoded.ids)
 
     def __iter__(self) -> Self:
         """Itself."""
@@ -98,11 +114,15 @@ class Generation(Iterator[GeneratedToken]):
     @torch.inference_mode()
     def _next_token(self) -> tuple[int, float]:
         h = self._sequence.read(self._unread, cancel=self._cancel)
-        logits = self._decoder.logits(h)[0]  # [V]
+        logits = self._decoder.logits(h)[0].cpu()  # [V]
+        logprobs = logits.log_softmax(0)
         token = int(logits.numpy().argmax())  # torch's takes ten times as long
-        logprob = float(logits.log_softmax(0)[token])
+        logprob = float(logprobs[token])
         if not math.isfinite(logprob):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
+        if self._sampler is not None:
+            token = self._sampler.choose(logits)
+            logprob = float(logprobs[token])
         return token, logprob
 
 

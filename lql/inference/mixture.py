@@ -90,18 +90,22 @@ class Mixture:
         found: list[tuple[FeedForward, Tensor, Tensor]] = []
         read = x
         if self.beside is not None:
-            found.append((self.beside.dense, x, torch.ones(1, 1)))
+            found.append((self.beside.dense, x, torch.ones(1, 1, device=x.device)))
             read = self.beside.experts_norm(residual)
         for expert, _, weights in visits(*self.router(read, residual)):
             found.append((self.experts[expert], read, weights))
         if self.shared is not None:
-            weight = torch.ones(1, 1) if self.switch is None else self.switch(read).sigmoid_()
+            weight = (
+                torch.ones(1, 1, device=x.device)
+                if self.switch is None
+                else self.switch(read).sigmoid_()
+            )
             found.append((self.shared, read, weight))
         features, gates, activations = [], [], []
         for part, part_x, weight in found:
             gate, activation = gates_and_activations(part_x, part)
             first = part.part.first
-            features.append(torch.arange(first, first + part.spec.width))
+            features.append(torch.arange(first, first + part.spec.width, device=x.device))
             gates.append(gate[0])
             activations.append((activation * weight)[0])
         return torch.cat(features), torch.cat(gates), torch.cat(activations)

@@ -18,16 +18,19 @@ from lql.inference.answers import (
     Prediction,
     TokenScore,
 )
+from lql.inference.conversation import Conversation
 from lql.inference.decoder import Decoder, Tap
 from lql.inference.errors import WeightsInvalid
 from lql.inference.explain import LastPosition
 from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
 from lql.inference.generate import Generation
+from lql.inference.placement import CPU, bytes_needed, memory_errors, place
 from lql.inference.precision import ComputeDtype
 from lql.inference.prompt import PromptEncoder
+from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence
 from lql.inference.weights import load_weights
-from lql.syntax_words import PromptMode
+from lql.syntax_words import Device, PromptMode
 from vindex.source import ModelSource
 from vindex.spec import ModelSpec
 
@@ -47,12 +50,14 @@ class LoadedModel:
     Args:
         source: stays open as long as the model is used.
         dtype: how matrices are multiplied.
+        device: where; the weights are copied there once.
         cancel: checked between layers while loading.
 
     Attributes:
         spec: the model's description.
         load_seconds: wall time of loading.
         resident_bytes: memory of the prepared matrices; the source's maps are not counted.
+        device: where it computes, ``cpu`` or ``cuda``.
         compute: how it computes, one line for people.
     """
 
@@ -61,17 +66,22 @@ class LoadedModel:
         source: ModelSource,
         *,
         dtype: ComputeDtype = ComputeDtype.AUTO,
+        device: Device = Device.CPU,
         cancel: CancelToken | None = None,
     ) -> None:
         started = time.perf_counter()
         self.spec: ModelSpec = source.spec
         self._source = source
         self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
-        self._decoder = Decoder(source.spec, load_weights(source, dtype, cancel))
+        where = CPU if device is Device.CPU else place(device, bytes_needed(source, dtype))
+        with memory_errors(where):
+            weights = load_weights(source, dtype, cancel, where)
+        self._decoder = Decoder(source.spec, weights, where)
         self.resident_bytes: int = self._decoder.resident_bytes
-        self.compute: str = ", ".join(
-            f"{count} matrices {kernel}" for kernel, count in self._decoder.kernels.items()
-        )
+        self.device: str = where.type
+        kernels = self._decoder.kernels.items()
+        matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
+        self.compute: str = f"{self.device}: {matrices}"
         self.load_seconds: float = time.perf_counter() - started
 
     @property
@@ -161,7 +171,7 @@ class LoadedModel:
         started = time.perf_counter()
         sequence = Sequence(self._decoder, len(encoded.ids))
         h = sequence.read(encoded.ids, observe=observer, cancel=cancel)
-        logits = self._decoder.logits(h)[0]
+        logits = self._decoder.logits(h)[0].cpu()
         prediction = Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
         lens = observer.lens_logits(self._decoder)
         layers = []
@@ -179,14 +189,16 @@ class LoadedModel:
         max_tokens: int,
         mode: PromptMode = PromptMode.RAW,
         stop: tuple[str, ...] = (),
+        sampling: Sampling = GREEDY,
         cancel: CancelToken | None = None,
     ) -> Generation:
-        """Continue a prompt greedily, token by token as the result is iterated.
+        """Continue a prompt, token by token as the result is iterated.
 
         Ends at the model's stop tokens, at a text of ``stop`` (which is left out), after
         ``max_tokens``, or when the model has no more positions: ``Generation.finish`` says which.
 
         Args:
+            sampling: how each token is chosen; greedily by default.
             cancel: checked before every token and every layer.
 
         Raises:
@@ -200,21 +212,35 @@ class LoadedModel:
             max_tokens=max_tokens,
             stop_ids=self._encoder.stop_ids(),
             stop_texts=stop,
+            sampling=sampling,
             cancel=cancel,
         )
+
+    def converse(self) -> Conversation:
+        """Begin a chat in turns, whose cache is kept between them."""
+        return Conversation(self._decoder, self._encoder)
+
+    @property
+    def recommended_sampling(self) -> Sampling:
+        """What the model's makers recommend in its ``generation_config.json``; used when asked for.
+
+        Raises:
+            SamplingInvalid: the file holds values that make no sense.
+        """
+        return Sampling.of_generation_config(self._source.generation_config)
 
     @torch.inference_mode()
     def logits(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
         """Next-token logits at every position, float32 [T, V]."""
         sequence = Sequence(self._decoder, len(ids))
         h = sequence.read(ids, keep=len(ids), cancel=cancel)
-        return self._decoder.logits(h).numpy()
+        return self._decoder.logits(h).cpu().numpy()
 
     @torch.inference_mode()
     def next_logits(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
         """Logits of the token after ``ids``, float32 [V]."""
         sequence = Sequence(self._decoder, len(ids))
-        return self._decoder.logits(sequence.read(ids, cancel=cancel))[0].numpy()
+        return self._decoder.logits(sequence.read(ids, cancel=cancel))[0].cpu().numpy()
 
     @torch.inference_mode()
     def layer_outputs(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
@@ -227,7 +253,7 @@ class LoadedModel:
 
         sequence = Sequence(self._decoder, len(ids))
         sequence.read(ids, keep=len(ids), observe=observe, cancel=cancel)
-        return torch.stack(outputs).numpy()
+        return torch.stack(outputs).cpu().numpy()
 
     @torch.inference_mode()
     def _infer(
@@ -237,7 +263,7 @@ class LoadedModel:
         started = time.perf_counter()
         sequence = Sequence(self._decoder, len(encoded.ids))
         h = sequence.read(encoded.ids, feed_forward=rule, cancel=cancel)
-        logits = self._decoder.logits(h)[0]
+        logits = self._decoder.logits(h)[0].cpu()
         seconds = time.perf_counter() - started
         return Prediction(encoded, self._best(logits, top), seconds), logits
 

@@ -47,7 +47,8 @@ class Norm:
                 factor = 1.0 + weight
             case NormKind.LAYER:
                 raise ValueError("a LayerNorm is made with its bias")
-        return Norm(factor * math.sqrt(size), torch.tensor(math.sqrt(size * spec.eps)))
+        floor = torch.tensor(math.sqrt(size * spec.eps), device=weight.device)
+        return Norm(factor * math.sqrt(size), floor)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The normalised ``x`` [..., D], in new memory."""

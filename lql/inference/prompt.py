@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -57,15 +57,9 @@ class PromptEncoder:
             NoChatTemplate: CHAT on a model without a template.
             ChatTemplateFailed: the template cannot be rendered.
         """
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptNotText(
-                f"the prompt is not text: character {error.start + 1} is half of a surrogate pair",
-                hint="write the prompt as UTF-8",
-            ) from None
+        _check_text(prompt)
         if mode is PromptMode.CHAT:
-            return self._encode_chat(prompt)
+            return self.encode_chat([("user", prompt)])
         plain = self._tokenizer.encode(prompt, add_special_tokens=True)
         ids, typed = list(plain.ids), [not special for special in plain.special_tokens_mask]
         bos = self._special_id("bos_token") if self._wants_bos else None
@@ -97,14 +91,24 @@ class PromptEncoder:
         text = _special_text(self._config.get(name))
         return None if text is None else self._tokenizer.token_to_id(text)
 
-    def _encode_chat(self, prompt: str) -> Encoded:
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> Encoded:
+        """Encode a conversation, up to where the model is to speak.
+
+        Args:
+            turns: role and text of each, the last one what the user says now.
+
+        Raises:
+            PromptNotText, NoChatTemplate, ChatTemplateFailed: see ``encode``.
+        """
+        prompt = turns[-1][1]
+        _check_text(prompt)
         if self._template is None:
             raise NoChatTemplate(
                 f'"{self._name}" has no chat template', hint="leave out CHAT, or write RAW"
             )
         specials = {name: _special_text(self._config.get(name)) for name in _SPECIAL_NAMES}
         variables: dict[str, Any] = {
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": role, "content": content} for role, content in turns],
             "tools": None,
             "documents": None,
             "add_generation_prompt": True,
@@ -114,7 +118,7 @@ class PromptEncoder:
         plain = self._tokenizer.encode(text, add_special_tokens=False)
         # Templates trim what they wrap.
         wanted = prompt if prompt in text else prompt.strip()
-        start = text.find(wanted)
+        start = text.rfind(wanted)
         stop = start + len(wanted)
         typed = [start >= 0 and first < stop and last > start for first, last in plain.offsets]
         return self._encoded(text, PromptMode.CHAT, list(plain.ids), typed)
@@ -122,6 +126,16 @@ class PromptEncoder:
     def _encoded(self, text: str, mode: PromptMode, ids: list[int], typed: list[bool]) -> Encoded:
         pieces = tuple(self.token_text(token) for token in ids)
         return Encoded(text, mode, tuple(ids), pieces, tuple(typed))
+
+
+def _check_text(prompt: str) -> None:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptNotText(
+            f"the prompt is not text: character {error.start + 1} is half of a surrogate pair",
+            hint="write the prompt as UTF-8",
+        ) from None
 
 
 def _special_text(value: object) -> str | None:

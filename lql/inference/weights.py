@@ -20,6 +20,7 @@ from torch import Tensor
 from lql.cancel import CancelToken
 from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
+from lql.inference.device_linear import DeviceLinear
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.latent import Latent
@@ -27,6 +28,7 @@ from lql.inference.linear import Linear, prepare
 from lql.inference.mixture import Beside, Mixture
 from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
+from lql.inference.placement import CPU
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.routing import Router
@@ -56,8 +58,13 @@ _LAYERS_AHEAD = 4
 Order = npt.NDArray[np.int64] | None
 
 
-def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken | None) -> Weights:
-    """Prepare every weight of a model for multiplication.
+def load_weights(
+    source: ModelSource,
+    dtype: ComputeDtype,
+    cancel: CancelToken | None,
+    device: torch.device = CPU,
+) -> Weights:
+    """Prepare every weight of a model for multiplication on a device.
 
     Args:
         dtype: how matrices are multiplied; ``AUTO`` follows each matrix's stored dtype.
@@ -70,7 +77,7 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
     """
     _check_complete(source)
     with _workers() as pool:
-        loader = _Loader(source, dtype, pool)
+        loader = _Loader(source, dtype, pool, device)
         head = loader.head()
         projections = loader.projections()
         per_layer = loader.per_layer_embeddings()
@@ -124,7 +131,10 @@ def _check_complete(source: ModelSource) -> None:
 class _Loader:
     """Reads tensors of one source by role."""
 
-    def __init__(self, source: ModelSource, dtype: ComputeDtype, pool: Executor) -> None:
+    def __init__(
+        self, source: ModelSource, dtype: ComputeDtype, pool: Executor, device: torch.device
+    ) -> None:
+        self._device = device
         self._source = source
         self._dtype = dtype
         self._pool = pool
@@ -191,8 +201,8 @@ class _Loader:
             output=output(),
             qk_norm=self._qk_norm(index, spec),
             rope=self._rope(spec.rope),
-            v_norm=_value_norm(spec),
-            value_lanes=_value_lanes(spec),
+            v_norm=_value_norm(spec, self._device),
+            value_lanes=_value_lanes(spec, self._device),
             sinks=self._vector(Role.SINKS, index) if spec.sinks else None,
             latent=None if latent is None else latent(),
         )
@@ -223,8 +233,8 @@ class _Loader:
             return Latent(
                 query=query,
                 norm=Norm.of(latent.norm, self._vector(Role.KV_LATENT_NORM, index)),
-                keys=heads[:, :plain].clone(),
-                values=heads[:, plain:].transpose(1, 2).contiguous(),
+                keys=heads[:, :plain].clone().to(self._device),
+                values=heads[:, plain:].transpose(1, 2).contiguous().to(self._device),
             )
 
         return projection, finish
@@ -290,6 +300,10 @@ class _Loader:
         """Start preparing a matrix whose product decides something: always in float32."""
         rows = Rows([Part(self.stored(role, layer))])
         values = None if bias is None else self._vector(bias, layer)
+        if self._device.type != "cpu":
+            return self._pool.submit(
+                DeviceLinear, rows, values, ComputeDtype.F32, self._device
+            ).result
         return prepare(rows, values, ComputeDtype.F32, self._pool)
 
     def _per_layer(self, index: int) -> Callable[[], PerLayer] | None:
@@ -363,7 +377,9 @@ class _Loader:
         """Start preparing matrices that read the same input, as one."""
         rows = Rows([Part(self.stored(role, layer, expert), order) for role, _, order in parts])
         biases = [
-            torch.zeros(part.count) if bias is None else self._vector(bias, layer, order, expert)
+            torch.zeros(part.count, device=self._device)
+            if bias is None
+            else self._vector(bias, layer, order, expert)
             for part, (_, bias, order) in zip(rows.parts, parts, strict=True)
         ]
         biased = any(bias is not None for _, bias, _ in parts)
@@ -371,13 +387,17 @@ class _Loader:
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
-        return prepare(rows, torch.cat(biases) if biased else None, dtype, self._pool)
+        bias = torch.cat(biases) if biased else None
+        if self._device.type != "cpu":
+            return self._pool.submit(DeviceLinear, rows, bias, dtype, self._device).result
+        return prepare(rows, bias, dtype, self._pool)
 
     def _vector(
         self, role: Role, layer: int | None, order: Order = None, expert: int | None = None
     ) -> Tensor:
         values = self.stored(role, layer, expert).float32()
-        return torch.from_numpy(np.array(values if order is None else values[order]))
+        own = torch.from_numpy(np.array(values if order is None else values[order]))
+        return own.to(self._device)
 
     def _qk_norm(self, index: int, spec: AttentionSpec) -> HeadNorm | ProjectionNorm | None:
         if spec.qk_norm is None:
@@ -411,15 +431,17 @@ class _Loader:
         return None if spec is None else self._ropes.setdefault(spec, Rope(spec))
 
 
-def _value_norm(spec: AttentionSpec) -> Norm | None:
+def _value_norm(spec: AttentionSpec, device: torch.device) -> Norm | None:
     """The norm of values, which has no weight."""
-    return None if spec.v_norm is None else Norm.of(spec.v_norm, torch.ones(spec.head_size))
+    if spec.v_norm is None:
+        return None
+    return Norm.of(spec.v_norm, torch.ones(spec.head_size, device=device))
 
 
-def _value_lanes(spec: AttentionSpec) -> Tensor | None:
+def _value_lanes(spec: AttentionSpec, device: torch.device) -> Tensor | None:
     """Where values are keys, for each lane of a value the lane of a computed key."""
     if not spec.values_are_keys:
         return None
     order = lane_order(spec.rope, 1, spec.head_size)
     lanes = np.arange(spec.head_size) if order is None else np.argsort(order)
-    return torch.from_numpy(lanes)
+    return torch.from_numpy(lanes).to(device)

@@ -1,4 +1,4 @@
-"""Layouts of EXTRACT and USE."""
+"""Layouts of EXTRACT, USE and SET."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lql.render.blocks import Block, facts
 from lql.render.text import duration, size
 from lql.render.view import lay_out, say_status
-from lql.results.lifecycle import ExtractResult, UseResult
+from lql.results.lifecycle import ExtractResult, SetResult, UseResult
 
 
 @lay_out.register
@@ -35,3 +35,8 @@ def _(result: UseResult) -> str:
         f"using {result.path}: {result.model} ({result.family}, {result.layers} layers, "
         f"{result.features:,} features, {stored})"
     )
+
+
+@say_status.register
+def _(result: SetResult) -> str:
+    return f"{result.option} is {result.value}"

@@ -10,13 +10,14 @@ form    types                                                             ``--fo
 ROWS    Infer, Walk, ExplainWalk, Describe, Layers, Features, Models,     an array of row objects
         Verify
 RECORD  InferComparison, ExplainInfer, Stats, Extract, Info               one object
-STATUS  Use                                                               nothing; a note on stderr
+STATUS  Use, Set                                                          nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
-(WALK, DESCRIBE), ``show`` (SHOW, STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE) and
+(WALK, DESCRIBE), ``show`` (SHOW, STATS), ``forward`` (INFER), ``lifecycle`` (EXTRACT, USE,
+SET) and
 ``commands`` (``lql verify``, ``lql --info``).
 """
 

@@ -80,6 +80,14 @@ def test_the_python_shown_runs(workplace: Path) -> None:
     assert "' Paris'" in done.stdout
 
 
+def test_the_generating_python_shown_runs(workplace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[1]], cwd=workplace, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+
+
 def test_the_session_shown_runs(workplace: Path) -> None:
     shown = blocks("console")[0]
     statements = re.findall(r"^smollm2> (?!help)(.*)$", shown, re.M)

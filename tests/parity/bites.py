@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tests.parity.breaking import MISTAKES, BrokenSource, Mistake
+from tests.parity.breaking_attention import ATTENTION_MISTAKES
 from tests.parity.breaking_experts import EXPERT_MISTAKES
 from tests.parity.checkpoints import Row, Spelling
 from tests.parity.laboratory import (
@@ -72,11 +73,12 @@ _EXPERT_TERMS = (
     "router reads what the experts read",
     "shared experts always whole",
 )
-_BY_NAME = {mistake.name: mistake for mistake in (*MISTAKES, *EXPERT_MISTAKES)}
+_ALL = (*MISTAKES, *ATTENTION_MISTAKES, *EXPERT_MISTAKES)
+_BY_NAME = {mistake.name: mistake for mistake in _ALL}
 GROUPS: Mapping[str, Mistake] = {
     **{
         next(iter(mistake.tensors)).value: mistake
-        for mistake in reversed(MISTAKES)  # the first for each role: the one that neutralises it
+        for mistake in reversed(_ALL)  # the first for each role: the one that neutralises it
         if len(mistake.tensors) == 1
     },
     **{name: _BY_NAME[name] for name in (*_TERMS, *_EXPERT_TERMS)},

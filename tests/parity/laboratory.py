@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lql.inference import load
+from lql.inference import Device, load
 from lql.inference.decoder import Decoder
 from lql.inference.model import LoadedModel
 from lql.inference.precision import ComputeDtype
@@ -96,16 +96,18 @@ class Laboratory:
         return out
 
 
-def loaded(source: ModelSource) -> LoadedModel:
+def loaded(source: ModelSource, device: Device = Device.CPU) -> LoadedModel:
     """A model ready to run."""
     with threads(ALL_THREADS):
-        return load(source)
+        return load(source, device=device)
 
 
-def decoder(source: ModelSource) -> Decoder:
+def decoder(source: ModelSource, device: str = "cpu") -> Decoder:
     """The decoder alone, for what ``LoadedModel`` does not offer."""
+    where = torch.device(device)
     with threads(ALL_THREADS):
-        return Decoder(source.spec, load_weights(source, ComputeDtype.AUTO, None))
+        weights = load_weights(source, ComputeDtype.AUTO, None, where)
+    return Decoder(source.spec, weights, where)
 
 
 @contextmanager

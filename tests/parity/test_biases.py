@@ -54,7 +54,7 @@ def test_biases_are_vectors(
         assert wanted
         for tensor in wanted:
             entry = entries[tensor.key]
-            values = source.tensor(tensor.role, tensor.layer).float32()
+            values = source.tensor(*tensor.identity).float32()
             assert tensor.key.endswith(".bias")
             assert not tensor.key.startswith(("model.", "transformer.", "gpt_neox."))
             assert entry == {

@@ -14,7 +14,7 @@ from lql.results.forward import (
     PromptToken,
     TokenRow,
 )
-from lql.results.lifecycle import ExtractResult, UseResult
+from lql.results.lifecycle import ExtractResult, SetResult, UseResult
 from lql.results.show import (
     BandRow,
     FeatureInfoRow,
@@ -122,8 +122,10 @@ USE = UseResult(
     level="inference",
     dtype="f16",
 )
+SET = SetResult(option="device", value="cuda")
 
 EVERY: tuple[Result, ...] = (
+    SET,
     INFER,
     COMPARISON,
     WALK,

@@ -52,6 +52,7 @@ def layer_ranges(draw: st.DrawFn) -> ast.LayerRange:
     return ast.LayerRange(first, last)
 
 
+WORDS = COLUMNS.map(lambda column: ast.Word(column.name))
 AGGREGATES = st.builds(
     ast.Aggregate, st.sampled_from(ast.Function), COLUMNS, st.booleans()
 ) | st.just(ast.Aggregate(ast.Function.COUNT, ast.Star()))
@@ -155,7 +156,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         overwrite=FLAG,
         resume=FLAG,
     ).filter(_one_word),
-    ast.UseVindex: build(ast.UseVindex, path=VINDEX_PATHS),
+    ast.UseVindex: build(ast.UseVindex, path=VINDEX_PATHS, config=maybe(texts(Slot.MODEL))),
     ast.UseModel: build(ast.UseModel, model=texts(Slot.MODEL), auto_extract=FLAG),
     ast.UseRemote: build(ast.UseRemote, url=texts(Slot.URL)),
     ast.CompileVindex: build(
@@ -269,6 +270,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.SavePatch: build(ast.SavePatch, path=maybe(PATCH_PATHS)),
     ast.ApplyPatch: build(ast.ApplyPatch, path=PATCH_PATHS),
     ast.RemovePatch: build(ast.RemovePatch, path=PATCH_PATHS),
+    ast.SetOption: build(ast.SetOption, option=WORDS, value=WORDS | SCALARS),
 }
 
 

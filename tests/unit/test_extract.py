@@ -117,10 +117,10 @@ def test_every_tensor_is_the_checkpoints_rounded_once(
     with open_vindex(tmp_path / "v") as vx, checkpoint(name) as source:
         names = {family_of(vx.spec).key(each): each for each in source.names()}
         for tensor in vx.spec.tensors:
-            if not vx.has(tensor.role, tensor.layer):
+            if not vx.has(*tensor.identity):
                 assert tensor.role is Role.HEAD
                 continue
-            stored = vx.tensor(tensor.role, tensor.layer)
+            stored = vx.tensor(*tensor.identity)
             exact = source.read(names[tensor.key], StorageDtype.F32)
             assert stored.dtype is dtype
             assert np.array_equal(stored.array, from_float32(exact, dtype))
@@ -137,7 +137,7 @@ def test_bf16_checkpoints_stay_bit_exact(tmp_path: Path) -> None:
     with open_vindex(extract_path(source, tmp_path / "v", dtype=StorageDtype.BF16)) as vx:
         for tensor in vx.spec.tensors:
             bits = arrays[family_of(vx.spec).checkpoint_name(tensor.key)].view(torch.uint16)
-            assert np.array_equal(vx.tensor(tensor.role, tensor.layer).array, bits.numpy())
+            assert np.array_equal(vx.tensor(*tensor.identity).array, bits.numpy())
 
 
 @pytest.mark.parametrize("dtype", list(StorageDtype))

@@ -16,7 +16,13 @@ from vindex.families._config import ConfigReader, show
 from vindex.index import VindexIndex
 from vindex.kinds import ExtractLevel
 
-SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
+SUPPLY_CONFIG = (
+    'name its configuration: USE "…" CONFIG "checkpoint or config.json"; '
+    "(--config on the command line)"
+)
+_SUPPLY_CHECKPOINT = (
+    'name its checkpoint: USE "…" CONFIG "checkpoint"; (--config on the command line)'
+)
 
 _MULTIPLIERS = ("attention_multiplier", "residual_multiplier", "logits_scaling")
 
@@ -118,7 +124,8 @@ def lossy_error(index: VindexIndex, reason: str) -> Unsupported:
     model = index.model.replace("\\", "\\\\").replace('"', '""')
     return Unsupported(
         f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
-        hint=f'extract the checkpoint again: EXTRACT MODEL "{model}" INTO "…" WITH INFERENCE;',
+        hint=f"{_SUPPLY_CHECKPOINT}; or extract it again:"
+        f' EXTRACT MODEL "{model}" INTO "…" WITH INFERENCE;',
     )
 
 
