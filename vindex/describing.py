@@ -14,7 +14,7 @@ from typing import Any
 from vindex.bands import bands_for
 from vindex.checkpoint import Checkpoint, Ledger
 from vindex.index import IndexModelConfig, LayerInfo, Source, VindexIndex, shortest_float32
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.spec import AttentionKind, AttentionSpec, ModelSpec, Role
 
 #: What larql calls itself in ``source.larql_version``; the key is required.
@@ -30,6 +30,7 @@ def describe(
     *,
     level: ExtractLevel,
     dtype: StorageDtype,
+    quant: Quant,
     down_top_k: int,
 ) -> VindexIndex:
     """The index of a vindex about to be published, checksums still absent."""
@@ -50,6 +51,7 @@ def describe(
         embed_scale=shortest_float32(spec.embed_scale),
         extract_level=level,
         dtype=dtype,
+        quant=quant,
         layer_bands=bands_for(spec.family, spec.num_layers),
         layers=tuple(layers),
         down_top_k=down_top_k,

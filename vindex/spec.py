@@ -268,6 +268,12 @@ class Role(Enum):
         return self.value.endswith("_bias")
 
 
+#: What a block-quantised vindex keeps in blocks; all else stays in floats.
+QUANTISED = frozenset(
+    {Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD}
+)
+
+
 class StorageFile(Enum):
     """The vindex file a tensor lives in (vindex-format.md section 2)."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
 from vindex.downmeta import DownMeta
@@ -25,17 +27,19 @@ from vindex.errors import (
 )
 from vindex.files import MappedFile
 from vindex.index import VindexIndex
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
 from vindex.quick_tokenizer import QuickTokenizer
-from vindex.source import StoredTensor
-from vindex.spec import ModelSpec, Role
+from vindex.source import QuantTensor, StoredTensor
+from vindex.spec import ModelSpec, Role, TensorSpec
 from vindex.strict_json import load
 from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from vindex.kquant import QuantEntry
 
 _MAX_JSON = 64 << 20
 _MAX_TOKENIZER = 256 << 20
@@ -48,7 +52,8 @@ class Contents:
     Attributes:
         spec: the model, or why it cannot be known; browsing works without it.
         maps: every binary file, by name.
-        entries: manifest entries of tensors that are there, by key.
+        entries: manifest entries of float tensors that are there, by key.
+        quantised: entries of quantised matrices that are there, by key.
         embeddings_dtype: told from the file's size.
         lacking: why inference is refused although the level would allow it.
         notes: what the user should know.
@@ -59,6 +64,7 @@ class Contents:
     spec: ModelSpec | VindexError
     maps: Mapping[str, MappedFile]
     entries: Mapping[str, ManifestEntry]
+    quantised: Mapping[str, QuantEntry]
     embeddings_dtype: StorageDtype
     lacking: VindexError | None
     notes: tuple[str, ...]
@@ -83,9 +89,11 @@ class Vindex:
         self._spec = contents.spec
         self._maps = dict(contents.maps)
         self._entries = contents.entries
+        self._quantised = contents.quantised
         self._embeddings_dtype = contents.embeddings_dtype
         self._lacking = contents.lacking
-        self._keys = _keys_by_role(contents)
+        self._specs = _tensors_by_role(contents)
+        self._keys = {place: tensor.key for place, tensor in self._specs.items()}
 
     @property
     def name(self) -> str:
@@ -196,7 +204,8 @@ class Vindex:
             case Role.GATE:
                 return layer is not None and self.num_features(layer) > 0
             case _:
-                return self._keys.get((role, layer)) in self._entries
+                key = self._keys.get((role, layer))
+                return key in self._entries or key in self._quantised
 
     def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
         """A tensor as stored, a view of its file.
@@ -212,6 +221,39 @@ class Vindex:
                 return self.gate(layer)
             case _:
                 return self.stored(self._keys[role, layer])
+
+    def matrix(self, role: Role, layer: int | None = None) -> StoredTensor | QuantTensor:
+        """What a forward pass multiplies by: the quantised matrix where there is one.
+
+        Browsing reads gate vectors with ``gate``, which are kept as floats in any case.
+        """
+        key = self._keys.get((role, layer))
+        if key is not None and key in self._quantised:
+            tensor = self._specs[role, layer]
+            return self.quantised(key, tensor.shape[1])
+        return self.tensor(role, layer)
+
+    def quantised(self, key: str, cols: int | None = None) -> QuantTensor:
+        """A quantised matrix by its key, a view of its file.
+
+        Args:
+            cols: how many of the stored columns are real; by default all.
+
+        Raises:
+            KeyError: it is not stored.
+        """
+        from vindex.quant import QuantMatrix
+
+        entry = self._quantised[key]
+        span = entry.span
+        data = self._maps[entry.file].view(span.start, (span.length,), np.dtype(np.uint8))
+        cols = entry.padded_cols if cols is None else cols
+        return QuantTensor(key, QuantMatrix(entry.block_format, entry.rows, cols, data))
+
+    @property
+    def quantised_keys(self) -> tuple[str, ...]:
+        """Keys of all quantised matrices, whatever the model needs of them."""
+        return tuple(self._quantised)
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
@@ -332,9 +374,10 @@ class Vindex:
 def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
     """The statement that writes this vindex again at a level."""
     dtype = "" if index.dtype is StorageDtype.F16 else f" DTYPE {index.dtype.value}"
+    quant = "" if index.quant is Quant.NONE else f" QUANT {index.quant.value}"
     return (
         f"re-extract with: EXTRACT MODEL {quoted(index.model)} INTO {quoted(str(path))} "
-        f"WITH {level.value.upper()}{dtype} OVERWRITE;"
+        f"WITH {level.value.upper()}{dtype}{quant} OVERWRITE;"
     )
 
 
@@ -361,8 +404,8 @@ def open_vindex(path: str | Path) -> Vindex:
     return Vindex(inspect(Path(path)))
 
 
-def _keys_by_role(contents: Contents) -> dict[tuple[Role, int | None], str]:
+def _tensors_by_role(contents: Contents) -> dict[tuple[Role, int | None], TensorSpec]:
     spec = contents.spec
     if not isinstance(spec, ModelSpec):
         return {}
-    return {(tensor.role, tensor.layer): tensor.key for tensor in spec.tensors}
+    return {(tensor.role, tensor.layer): tensor for tensor in spec.tensors}

@@ -47,6 +47,7 @@ def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
             target,
             level=level,
             dtype=dtype,
+            quant=statement.quant or Quant.NONE,
             overwrite=statement.overwrite,
             scorer=TorchScorer(),
             progress=context.progress,
@@ -75,7 +76,6 @@ def _refuse_clauses(statement: ast.Extract) -> None:
         "COMPONENTS": bool(statement.components),
         "LAYERS": statement.layers is not None,
         "RESUME": statement.resume,
-        "QUANT q4k": statement.quant not in (None, Quant.NONE),
     }
     for clause, written in clauses.items():
         if written:

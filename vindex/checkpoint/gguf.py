@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from vindex.families._config import show
 from vindex.files import CONFIG
 from vindex.kinds import StorageDtype
 from vindex.spec import ModelSpec, Role, TensorSpec
+
+if TYPE_CHECKING:
+    from vindex.quant import BlockFormat
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -169,6 +172,22 @@ class GgufCheckpoint:
         inner = mapped.tensor.rows // shape[0]
         flat = self._decode(mapped, start * inner, stop * inner, dtype)
         return flat.reshape(stop - start, *shape[1:])
+
+    def blocks(
+        self, name: str, start: int, stop: int
+    ) -> tuple[BlockFormat, npt.NDArray[np.uint8]] | None:
+        """Rows ``start..stop`` of a matrix as stored; see ``BlockReader``."""
+        from vindex.quant import BlockFormat
+
+        mapped = self._mapped(name)
+        formats = {"Q4_K": BlockFormat.Q4_K, "Q6_K": BlockFormat.GGML_Q6_K}
+        block_format = formats.get(mapped.tensor.encoding.name)
+        if block_format is None or mapped.offset or len(mapped.tensor.shape) != 2:
+            return None
+        rows: slice | npt.NDArray[np.intp] = slice(start, stop)
+        if mapped.permuted:
+            rows = _file_rows(mapped.tensor.rows, mapped.permuted)[start:stop]
+        return block_format, self._file.raw_rows(mapped.tensor, rows)
 
     def release(self) -> None:
         """Give back memory of pages already read."""
