@@ -18,7 +18,6 @@ from torch import Tensor
 
 from lql.inference.linear import Coarse, Linear
 from lql.inference.rows import torch_view
-from vindex.dtypes import to_float32
 from vindex.source import ModelSource
 from vindex.spec import Activation, FfnSpec, Role
 
@@ -130,13 +129,12 @@ class FeatureWalk:
         return y
 
     def _rows(self, role: Role, layer: int, features: slice) -> Tensor:
-        stored = self._source.tensor(role, layer)
-        return torch_view(to_float32(stored.array[features], stored.dtype))  # [f, D]
+        stored = self._source.matrix(role, layer)
+        return torch_view(stored.rows(features.start, features.stop))  # [f, D]
 
     def _down(self, layer: int, features: slice) -> Tensor:
-        stored = self._source.tensor(Role.DOWN, layer)  # [D, F]
-        columns = to_float32(stored.array[:, features], stored.dtype)
-        return torch_view(columns).T  # [f, D]
+        stored = self._source.matrix(Role.DOWN, layer)  # [D, F]
+        return torch_view(stored.columns(features.start, features.stop)).T  # [f, D]
 
     def _vector(self, role: Role, layer: int) -> Tensor:
         return torch_view(self._source.tensor(role, layer).float32())

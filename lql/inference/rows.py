@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vindex.dtypes import to_float32
 from vindex.kinds import StorageDtype
-from vindex.source import StoredTensor
+from vindex.source import QuantTensor, StoredTensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +28,7 @@ class Part:
         order: int64 [n], the stored row for each wanted row; ``None`` for as stored.
     """
 
-    stored: StoredTensor
+    stored: StoredTensor | QuantTensor
     order: npt.NDArray[np.int64] | None = None
 
     @property
@@ -37,12 +37,20 @@ class Part:
         return self.stored.shape[0]
 
     def tensor(self) -> Tensor:
-        """The rows in order, in the stored dtype: the stored memory itself if in stored order."""
+        """The rows in order, in the stored dtype: the stored memory itself if in stored order.
+
+        Only of float matrices.
+        """
+        assert isinstance(self.stored, StoredTensor), "blocks have no dtype of torch"
         tensor = as_tensor(self.stored)
         return tensor if self.order is None else tensor[torch.from_numpy(self.order)]
 
     def float32(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows ``start..stop`` of the wanted order."""
+        if isinstance(self.stored, QuantTensor):
+            if self.order is None:
+                return self.stored.rows(start, stop)
+            return self.stored.matrix.take(self.order[start:stop]).decode_rows(0, stop - start)
         array = self.stored.array
         rows = array[start:stop] if self.order is None else array[self.order[start:stop]]
         return to_float32(rows, self.stored.dtype)
@@ -67,12 +75,17 @@ class Rows:
     @property
     def all_half(self) -> bool:
         """Whether every part is stored as f16."""
-        return all(part.stored.dtype is StorageDtype.F16 for part in self.parts)
+        return all(_dtype(part) is StorageDtype.F16 for part in self.parts)
 
     @property
     def mapped(self) -> bool:
         """Whether the memory of every part is a file's, which the system may drop and re-read."""
-        return all(is_mapped(part.stored.array) for part in self.parts)
+        return all(is_mapped(_memory(part)) for part in self.parts)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether a part is stored in blocks."""
+        return any(isinstance(part.stored, QuantTensor) for part in self.parts)
 
     def float32(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows ``start..stop`` in float32, [stop - start, C]; new memory unless stored as f32."""
@@ -92,7 +105,16 @@ class Rows:
         """Whether ``single`` is the memory of a file."""
         part = self.parts[0]
         in_place = len(self.parts) == 1 and part.order is None
-        return in_place and part.stored.dtype is StorageDtype.F32 and self.mapped
+        return in_place and _dtype(part) is StorageDtype.F32 and self.mapped
+
+
+def _dtype(part: Part) -> StorageDtype | None:
+    return None if isinstance(part.stored, QuantTensor) else part.stored.dtype
+
+
+def _memory(part: Part) -> npt.NDArray[Any]:
+    stored = part.stored
+    return stored.matrix.data if isinstance(stored, QuantTensor) else stored.array
 
 
 def as_tensor(stored: StoredTensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
+from lql.inference import quantised
 from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
 from lql.inference.errors import WeightsInvalid, WeightsMissing
@@ -27,7 +28,7 @@ from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.rows import Part, Rows
-from vindex.source import ModelSource, StoredTensor
+from vindex.source import ModelSource, QuantTensor, StoredTensor
 from vindex.spec import (
     AttentionSpec,
     LayerSpec,
@@ -213,25 +214,37 @@ class _Loader:
     def stored(self, role: Role, layer: int | None) -> StoredTensor:
         """A tensor as stored, of the shape the model needs."""
         stored = self._source.tensor(role, layer)
+        self._check_shape(stored.shape, role, layer)
+        return stored
+
+    def multiplied(self, role: Role, layer: int | None) -> StoredTensor | QuantTensor:
+        """A matrix as stored, of the shape the model needs."""
+        stored = self._source.matrix(role, layer)
+        self._check_shape(stored.shape, role, layer)
+        return stored
+
+    def _check_shape(self, shape: tuple[int, ...], role: Role, layer: int | None) -> None:
         wanted = self._specs[role, layer]
-        if stored.shape != wanted.shape:
+        if shape != wanted.shape:
             raise WeightsInvalid(
-                f'"{self._source.name}": {wanted.key} has shape {list(stored.shape)},'
+                f'"{self._source.name}": {wanted.key} has shape {list(shape)},'
                 f" expected {list(wanted.shape)}"
             )
-        return stored
 
     def _matrix(
         self, layer: int | None, *parts: tuple[Role, Role | None, Order]
     ) -> Callable[[], Linear]:
         """Start preparing matrices that read the same input, as one."""
-        rows = Rows([Part(self.stored(role, layer), order) for role, _, order in parts])
+        rows = Rows([Part(self.multiplied(role, layer), order) for role, _, order in parts])
         biases = [self._vector(bias, layer, order) for _, bias, order in parts if bias is not None]
-        stored = [part.stored.dtype for part in rows.parts]
+        bias = torch.cat(biases) if biases else None
+        if rows.quantised:
+            return quantised.prepare(rows, bias, self._dtype, self._pool)
+        stored = [part.stored.dtype for part in rows.parts if isinstance(part.stored, StoredTensor)]
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype.resolve(each) for each in stored}
         dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
-        return prepare(rows, torch.cat(biases) if biases else None, dtype, self._pool)
+        return prepare(rows, bias, dtype, self._pool)
 
     def _vector(self, role: Role, layer: int | None, order: Order = None) -> Tensor:
         values = self.stored(role, layer).float32()
