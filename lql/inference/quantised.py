@@ -62,20 +62,21 @@ class Int4Linear:
     """Q4_K weights as the codes they are, bfloat16 activations, float32 sums."""
 
     kernel = "int4 weights, bf16 activations"
-    can_be_coarse = False
 
-    def __init__(
-        self, packed: Tensor, scales: Tensor, rows: int, columns: int, bias: Tensor | None
-    ) -> None:
+    def __init__(self, packed: Tensor, scales: Tensor, rows: Rows, bias: Tensor | None) -> None:
         self._product = _int4_product(packed, scales)
-        self._rows = rows if rows % _ROW_MULTIPLE else None
-        self._padding = -columns % _GROUP
+        self._weight = rows
+        self._rows = rows.count if rows.count % _ROW_MULTIPLE else None
+        self._padding = -rows.columns % _GROUP
         self._bias = bias
-        self.elements = rows * columns
+        self.can_be_coarse = rows.mapped
+        self.elements = rows.count * rows.columns
         self.resident_bytes = packed.nbytes + scales.nbytes
 
     def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
         """Multiply; see ``Linear``."""
+        if coarse is not None and self.can_be_coarse:
+            return coarse.product(x, self._weight, self._bias)
         y = self._product(F.pad(x, (0, self._padding)) if self._padding else x)
         if self._rows is not None:
             y = y[:, : self._rows]
@@ -108,10 +109,9 @@ class DecodingLinear:
 class JoinedLinear:
     """Matrices of different formats that read the same input."""
 
-    can_be_coarse = False
-
     def __init__(self, parts: Sequence[Linear]) -> None:
         self._parts = parts
+        self.can_be_coarse = any(part.can_be_coarse for part in parts)
         self.kernel = " + ".join(dict.fromkeys(part.kernel for part in parts))
         self.elements = sum(part.elements for part in parts)
         self.resident_bytes = sum(part.resident_bytes for part in parts)
@@ -159,9 +159,7 @@ def _prepare_int4(rows: Rows, bias: Tensor | None, pool: Executor) -> Callable[[
 
     def finish() -> Linear:
         packed, scales = zip(*(block.result() for block in packing), strict=True)
-        return Int4Linear(
-            torch.cat(packed), torch.cat(scales, dim=1), rows.count, rows.columns, bias
-        )
+        return Int4Linear(torch.cat(packed), torch.cat(scales, dim=1), rows, bias)
 
     return finish
 
@@ -191,12 +189,7 @@ def _affine(rows: Rows, start: int, stop: int) -> AffineGroups:
     for part in rows.parts:
         low, high = max(start, 0), min(stop, part.count)
         if low < high:
-            assert isinstance(part.stored, QuantTensor), "parts of one format"
-            matrix = part.stored.matrix
-            if part.order is None:
-                found.append(matrix.affine_rows(low, high))
-            else:
-                found.append(matrix.take(part.order[low:high]).affine_rows(0, high - low))
+            found.append(part.affine(low, high))
         start, stop = start - part.count, stop - part.count
     if len(found) == 1:
         return found[0]

@@ -17,7 +17,11 @@ from torch import Tensor
 
 from vindex.dtypes import to_float32
 from vindex.kinds import StorageDtype
+from vindex.quant import AffineGroups, BlockFormat, QuantMatrix
 from vindex.source import QuantTensor, StoredTensor
+
+
+_ROUNDED_AT_ONCE = 1 << 19  # values whose codes and products stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +40,44 @@ class Part:
         """n."""
         return self.stored.shape[0]
 
-    def tensor(self) -> Tensor:
-        """The rows in order, in the stored dtype: the stored memory itself if in stored order.
+    def round_into(self, target: Tensor, scratch: Tensor) -> None:
+        """Write the rows in order, rounded to bfloat16.
 
-        Only of float matrices.
+        Args:
+            target: bfloat16 [n, C].
+            scratch: float32, at least n * C elements.
         """
-        assert isinstance(self.stored, StoredTensor), "blocks have no dtype of torch"
+        if isinstance(self.stored, QuantTensor):
+            self._round_blocks(self.stored.matrix, target)
+            return
         tensor = as_tensor(self.stored)
-        return tensor if self.order is None else tensor[torch.from_numpy(self.order)]
+        if self.order is not None:
+            tensor = tensor[torch.from_numpy(self.order)]
+        if tensor.dtype is torch.float16:
+            # torch converts float16 to bfloat16 one value at a time; through float32 is faster.
+            tensor = scratch[: tensor.numel()].view(tensor.shape).copy_(tensor)
+        target.copy_(tensor)
+
+    def _round_blocks(self, matrix: QuantMatrix, target: Tensor) -> None:
+        step = max(1, _ROUNDED_AT_ONCE // matrix.cols)
+        for start in range(0, self.count, step):
+            stop = min(start + step, self.count)
+            if matrix.block_format is BlockFormat.Q4_K:
+                groups = self.affine(start, stop)
+                values = torch.from_numpy(groups.codes).to(torch.bfloat16)
+                by_group = values.view(stop - start, groups.scale.shape[1], -1)
+                by_group.mul_(torch.from_numpy(groups.scale).to(torch.bfloat16).unsqueeze(2))
+                by_group.sub_(torch.from_numpy(groups.minimum).to(torch.bfloat16).unsqueeze(2))
+                target[start:stop] = values[:, : matrix.cols]
+            else:
+                target[start:stop] = torch.from_numpy(self.float32(start, stop))
+
+    def affine(self, start: int, stop: int) -> AffineGroups:
+        """Rows ``start..stop`` of the wanted order, of a Q4_K matrix; see ``affine_rows``."""
+        assert isinstance(self.stored, QuantTensor), "only blocks have scales"
+        if self.order is None:
+            return self.stored.matrix.affine_rows(start, stop)
+        return self.stored.matrix.take(self.order[start:stop]).affine_rows(0, stop - start)
 
     def float32(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows ``start..stop`` of the wanted order."""
