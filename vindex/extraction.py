@@ -27,7 +27,7 @@ from vindex.index import LayerInfo, dump_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import Progress
-from vindex.quantising import QuantWriter, is_quantised
+from vindex.quantising import QuantWriter, is_quantised, quantised_bytes
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, TokenScorer
 from vindex.seal import dump_seal
@@ -113,7 +113,7 @@ class Extraction:
         return StorageDtype.F32 if exact else self.dtype
 
     def _file_of(self, tensor: TensorSpec) -> StorageFile:
-        """Where floats go; a quantised vindex has no file of attention weights for q and k norms."""
+        """Where floats go; a quantised vindex keeps q and k norms with the other norms."""
         is_vector = len(tensor.shape) == 1
         return StorageFile.NORMS if is_vector and self.quant is not Quant.NONE else tensor.file
 
@@ -130,14 +130,17 @@ class Extraction:
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""
         embed, _ = self._embed
-        total = sum(
-            files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
-            for tensor, _ in [(embed, ""), *self._stored()]
-        )
+        total = sum(self._bytes_of(tensor) for tensor, _ in [(embed, ""), *self._stored()])
         if self._needs_scratch:
             total += files.tensor_bytes(embed.shape, self._exact_dtype.itemsize)
         total += down_meta_bytes([layer.ffn.width for layer in self.spec.layers], DOWN_TOP_K)
         return total + 4 * sum(len(data) for data in self.side_files.values())
+
+    def _bytes_of(self, tensor: TensorSpec) -> int:
+        """What a tensor takes on the disk, at most."""
+        floats = files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
+        blocks = quantised_bytes(tensor) if self._in_blocks(tensor) else 0
+        return blocks + (floats if self._in_floats(tensor) else 0)
 
     def write(self, writer: StageWriter) -> None:
         """Write every file of the stage, the seal last."""
@@ -203,7 +206,7 @@ class Extraction:
         quantised = QuantWriter(self.checkpoint, self.spec, writer, down_q4k=self.down_q4k)
         self.progress.phase(
             "weights",
-            sum(files.tensor_bytes(t.shape, self._dtype_of(t).itemsize) for t, _ in stored),
+            sum(self._bytes_of(tensor) for tensor, _ in stored),
         )
         layers: list[LayerInfo] = []
         entries: list[tuple[int, ManifestEntry]] = []

@@ -55,7 +55,7 @@ class QuantWriter:
             name: of the checkpoint tensor that it is or is cut from.
 
         Yields:
-            Values written since the last time.
+            Bytes written since the last time.
 
         Raises:
             VindexInvalid: values that are not finite or too large for the format.
@@ -104,8 +104,8 @@ class QuantWriter:
                 blocks = self._copied(tensor, name, start, stop)
             else:
                 blocks = self._encoded(tensor, name, start, stop, block_format)
-            file.write(blocks.data.cast("B"))
-            yield (stop - start) * cols
+            file.write(np.ascontiguousarray(blocks).data.cast("B"))
+            yield blocks.nbytes
         if tensor.role is Role.HEAD:
             self._head = entry
         else:
@@ -157,6 +157,12 @@ def is_quantised(tensor: TensorSpec, spec: ModelSpec) -> bool:
         f"{tensor.key} has no quantised form in a vindex: the q4k manifests hold dense models only",
         hint="leave out QUANT q4k",
     )
+
+
+def quantised_bytes(tensor: TensorSpec) -> int:
+    """What a matrix takes in blocks, at most."""
+    rows, cols = tensor.shape
+    return rows * max(each.row_bytes(cols) for each in (BlockFormat.Q4_K, BlockFormat.Q6_K))
 
 
 def _copied_as(stored: BlockFormat, wanted: BlockFormat) -> BlockFormat | None:

@@ -48,6 +48,7 @@ def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
             level=level,
             dtype=dtype,
             quant=statement.quant or Quant.NONE,
+            down_q4k=statement.down_q4k,
             overwrite=statement.overwrite,
             scorer=TorchScorer(),
             progress=context.progress,

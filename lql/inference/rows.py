@@ -20,7 +20,6 @@ from vindex.kinds import StorageDtype
 from vindex.quant import AffineGroups, BlockFormat, QuantMatrix
 from vindex.source import QuantTensor, StoredTensor
 
-
 _ROUNDED_AT_ONCE = 1 << 19  # values whose codes and products stay in the processor's cache
 
 

@@ -424,12 +424,6 @@ def test_an_empty_directory_or_a_damaged_vindex_is_overwritten(damage: str, tmp_
     assert verify(out).ok
 
 
-def test_quantised_extraction_is_not_there_yet(tmp_path: Path) -> None:
-    assert_refused(
-        CHECKPOINTS / "llama_h96", tmp_path, Unsupported, "later version", quant=Quant.Q4K
-    )
-
-
 @pytest.mark.parametrize(
     "key",
     [

@@ -49,6 +49,9 @@ class Altered:
     def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
         return self._replaced.get(role) or self._inner.tensor(role, layer)
 
+    def matrix(self, role: Role, layer: int | None = None) -> StoredTensor:
+        return self.tensor(role, layer)
+
     def tokenizer(self) -> Tokenizer:
         return self._inner.tokenizer()
 
