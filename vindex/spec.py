@@ -269,9 +269,7 @@ class Role(Enum):
 
 
 #: What a block-quantised vindex keeps in blocks; all else stays in floats.
-QUANTISED = frozenset(
-    {Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD}
-)
+QUANTISED = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD})
 
 
 class StorageFile(Enum):

@@ -24,7 +24,7 @@ from vindex.kinds import Quant, StorageDtype
 from vindex.quant import BlockFormat, q6_k
 from vindex.source import QuantTensor, StoredTensor
 from vindex.spec import QUANTISED, Role
-from vindex.store import Vindex, open_vindex
+from vindex.store import Vindex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -32,7 +32,6 @@ from vindex.errors import (
     Interrupted,
     LedgerRefusal,
     TargetExists,
-    Unsupported,
     VindexError,
     VindexIncomplete,
     VindexInvalid,
@@ -40,7 +39,7 @@ from vindex.errors import (
 from vindex.extract import extract
 from vindex.families import family_of, spec_from_config
 from vindex.files import CONFIG, TOKENIZER
-from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.kinds import ExtractLevel, StorageDtype
 from vindex.manifest import dump_manifest
 from vindex.spec import Role
 from vindex.store import open_vindex

@@ -168,6 +168,15 @@ class QuantMatrix:
             result[low : low + step] = values[:, start - first * elements :][:, : stop - start]
         return result
 
+    def count_not_finite(self) -> int:
+        """How many values decode to NaN or infinity, padding included."""
+        found = 0
+        step = _rows_per_slab(self.padded_cols)
+        for start in range(0, self.rows, step):
+            values = self.block_format.decode(self.data[start : start + step])
+            found += int(values.size - np.count_nonzero(np.isfinite(values)))
+        return found
+
     def take(self, order: npt.NDArray[np.int64]) -> QuantMatrix:
         """The rows of this order as a matrix of its own, in new memory."""
         return QuantMatrix(self.block_format, len(order), self.cols, self.data[order])
