@@ -23,6 +23,7 @@ from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, Records, down_meta_bytes, make_records
 from vindex.dtypes import convert, to_float32
 from vindex.files import MappedFile
+from vindex.heap import trim_heap
 from vindex.index import LayerInfo, dump_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
@@ -40,7 +41,6 @@ from vindex.writing import (
     contiguous,
     encode_rows,
     entry_for,
-    trim_heap,
 )
 
 DOWN_TOP_K = 10

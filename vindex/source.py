@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,14 @@ class QuantTensor:
     def columns(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Columns ``start..stop``, decoded: ``[rows, stop - start]``; no other block is touched."""
         return self.matrix.decode_columns(start, stop)
+
+
+@runtime_checkable
+class Releasing(Protocol):
+    """A source that can give back the memory of file pages already read."""
+
+    def release(self) -> None:
+        """Let the system drop those pages; they come back when touched again."""
 
 
 class ModelSource(Protocol):

@@ -337,6 +337,11 @@ class Vindex:
         if not isinstance(self._spec, ModelSpec):
             raise self._spec
 
+    def release(self) -> None:
+        """Give back the memory of pages already read; they come back when touched again."""
+        for mapped in self._maps.values():
+            mapped.release()
+
     def size_bytes(self) -> int:
         """Bytes of all files of the directory."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())

@@ -30,16 +30,18 @@ from torch import Tensor
 from lql.inference import linear
 from lql.inference.linear import Coarse, Linear, Product
 from lql.inference.precision import ComputeDtype
-from lql.inference.rows import Part, Rows, torch_view
+from lql.inference.rows import Part, Rows, as_tensor, torch_view
+from vindex.kinds import StorageDtype
 from vindex.quant import AffineGroups, BlockFormat
-from vindex.source import QuantTensor
+from vindex.source import QuantTensor, StoredTensor
 
 Floats = npt.NDArray[np.float32]
 
 _GROUP = 32
 _TILE = 64  # rows that the kernel lays out together
 _ROW_MULTIPLE = 16  # of rows, which the kernel insists on
-_PACK_ELEMENTS = 1 << 22  # codes spread out in memory at a time while packing
+_PACK_ELEMENTS = 1 << 20  # codes spread out in memory at a time while packing
+_F16_SAFE = 1e3  # largest activation for which logits stay far from f16's largest number
 _DECODE_ELEMENTS = 1 << 20  # decoded at a time by the fallback
 
 
@@ -56,6 +58,49 @@ def prepare(
         for run, start in zip(runs, starts[:-1].tolist(), strict=True)
     ]
     return lambda: JoinedLinear([finish() for finish in finishers])
+
+
+def prepare_head(
+    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor
+) -> Callable[[], Linear]:
+    """Start preparing the head of a quantised model, whose results must not be rounded much.
+
+    An embedding in half precision is multiplied where it lies; a head of blocks in float32.
+    """
+    stored = rows.parts[0].stored
+    if isinstance(stored, QuantTensor):
+        if linear.half_kernel_works():
+            return linear.prepare(rows, bias, ComputeDtype.F16, pool)
+        return lambda: DecodingLinear(rows, bias)
+    if stored.dtype is StorageDtype.F16 and rows.mapped:
+        return lambda: EmbeddingLinear(stored, bias)
+    return linear.prepare(rows, bias, dtype.resolve(stored.dtype), pool)
+
+
+class EmbeddingLinear:
+    """The embedding as the head: half precision, multiplied in its file for one token at a time.
+
+    torch's float16 matrix-vector product sums in float32 and rounds the token's vector and the
+    logits to 11 bits, a hundredth of what quantisation moves them by. It has no kernel worth the
+    name for more tokens; those are rare here, and their products are float32.
+    """
+
+    kernel = "f16 in place"
+    can_be_coarse = False
+    resident_bytes = 0
+
+    def __init__(self, stored: StoredTensor, bias: Tensor | None) -> None:
+        self._weight = as_tensor(stored)
+        self._several = DecodingLinear(Rows([Part(stored)]), bias)
+        self._bias = bias
+        self.elements = self._several.elements
+
+    def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
+        """Multiply; see ``Linear``."""
+        if len(x) > 1 or not x.abs().max() <= _F16_SAFE:
+            return self._several(x)
+        y = F.linear(x.to(torch.float16), self._weight).float()
+        return y if self._bias is None else y.add_(self._bias)
 
 
 class Int4Linear:

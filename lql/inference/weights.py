@@ -28,7 +28,8 @@ from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.rows import Part, Rows
-from vindex.source import ModelSource, QuantTensor, StoredTensor
+from vindex.heap import trim_heap
+from vindex.source import ModelSource, QuantTensor, Releasing, StoredTensor
 from vindex.spec import (
     AttentionSpec,
     LayerSpec,
@@ -71,8 +72,9 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
             pending.append(loader.layer(spec))
             if len(pending) > _LAYERS_AHEAD:
                 layers.append(pending.popleft()())
+                loader.release()
         layers += [finish() for finish in pending]
-        return Weights(
+        weights = Weights(
             embed=loader.stored(Role.EMBED, None),
             positions=(
                 None if source.spec.positions is None else loader.stored(Role.POSITIONS, None)
@@ -84,6 +86,9 @@ def load_weights(source: ModelSource, dtype: ComputeDtype, cancel: CancelToken |
             head=head(),
             per_layer=None if per_layer is None else per_layer(),
         )
+        loader.release()
+    trim_heap()
+    return weights
 
 
 @contextmanager
@@ -120,6 +125,11 @@ class _Loader:
         self._pool = pool
         self._specs = {(tensor.role, tensor.layer): tensor for tensor in source.spec.tensors}
         self._ropes: dict[RopeSpec, Rope] = {}
+
+    def release(self) -> None:
+        """Give back the pages of packed matrices: they would count beside the packed ones."""
+        if isinstance(self._source, Releasing):
+            self._source.release()
 
     def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
         """Start preparing a layer; the result waits for it."""
@@ -199,7 +209,13 @@ class _Loader:
         """Start preparing the head: the stored one, else the embedding."""
         stored = self._source.has(Role.HEAD)
         bias = Role.HEAD_BIAS if self._source.spec.head_bias else None
-        return self._matrix(None, (Role.HEAD if stored else Role.EMBED, bias, None))
+        role = Role.HEAD if stored else Role.EMBED
+        first = self._source.matrix(Role.Q, 0)
+        if isinstance(first, QuantTensor) and self._dtype is not ComputeDtype.F32:
+            rows = Rows([Part(self.multiplied(role, None))])
+            vector = None if bias is None else self._vector(bias, None)
+            return quantised.prepare_head(rows, vector, self._dtype, self._pool)
+        return self._matrix(None, (role, bias, None))
 
     def norm(
         self, spec: NormSpec, role: Role, layer: int | None, bias: Role | None = None
