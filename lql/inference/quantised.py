@@ -294,12 +294,12 @@ def int4_kernel_works() -> bool:
     matrix is packed in two pieces, as large ones are.
     """
     rows, columns = 2 * _TILE + _ROW_MULTIPLE, 3 * _GROUP
-    codes: npt.NDArray[np.int32] = (np.arange(rows * columns, dtype=np.int32) * 7 // 3) % 16
-    codes = codes.reshape(rows, columns)
-    scale = (np.arange(rows * 3) % 3 + 1).astype(np.float32).reshape(rows, 3)
-    zero = (np.arange(rows * 3) % 5 - 2).astype(np.float32).reshape(rows, 3)
-    weight = (codes - 8).reshape(rows, 3, _GROUP) * scale[:, :, None] + zero[:, :, None]
-    x = (np.arange(3 * columns) % 3 - 1).astype(np.float32).reshape(3, columns)
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 16, (rows, columns), dtype=np.int32)
+    scale = random.integers(1, 4, (rows, columns // _GROUP)).astype(np.float32)
+    zero = random.integers(-2, 3, (rows, columns // _GROUP)).astype(np.float32)
+    weight = (codes - 8).reshape(rows, -1, _GROUP) * scale[:, :, None] + zero[:, :, None]
+    x = random.integers(-1, 2, (3, columns)).astype(np.float32)
     expected = torch.from_numpy(x @ weight.reshape(rows, columns).T)
     try:
         packed = torch.cat(
