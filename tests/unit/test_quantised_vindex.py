@@ -37,6 +37,7 @@ from vindex.verify import verify
 MANIFESTS = tuple(kquant.manifest_name(name) for name in (kquant.ATTENTION, kquant.FFN))
 ALL_MANIFESTS = (*MANIFESTS, files.MANIFEST)
 GOLDEN = "llama_h96.q4k"
+LARQL_ERROR = {BlockFormat.Q4_K: 0.078, BlockFormat.Q6_K: 0.019}  # of its encoder, relative
 IDS = tuple(np.random.default_rng(1).integers(0, 384, 40).tolist())
 
 
@@ -94,6 +95,24 @@ def test_roles_have_their_formats(tmp_path: Path) -> None:
                 assert stored.matrix.block_format is finer.get(role, BlockFormat.Q4_K)
                 assert stored.matrix.padded_cols % 256 == 0
             assert isinstance(vx.tensor(Role.GATE, 1), StoredTensor)
+
+
+@pytest.mark.parametrize("name", ["llama_h96", "gemma3_h96", "gemma4_h96"])
+def test_every_matrix_is_the_checkpoints_but_for_its_rounding(name: str, tmp_path: Path) -> None:
+    """Hidden size 96: rows padded from 64, 96 and 160 columns to 256, and back."""
+    compared = set()
+    with open_vindex(extract_q4k(name, tmp_path / "v")) as vx, checkpoint(name) as source:
+        exact = CheckpointSource(source)
+        for tensor in vx.spec.tensors:
+            if tensor.key in vx.quantised_keys:
+                stored = vx.matrix(tensor.role, tensor.layer)
+                assert isinstance(stored, QuantTensor)
+                values = exact.tensor(tensor.role, tensor.layer).float32()
+                found = stored.rows(0, tensor.shape[0])
+                error = np.sqrt(np.square(found - values).sum() / np.square(values).sum())
+                assert error < LARQL_ERROR[stored.matrix.block_format], tensor.key
+                compared.add(tensor.role)
+    assert compared >= QUANTISED - {Role.HEAD}
 
 
 class FromGolden(CheckpointSource):
