@@ -199,8 +199,10 @@ def _fidelity(gguf: Path, path: Path, llama: Llama | None, scratch: Path) -> Non
             ):
                 model = load(vindex, dtype=dtype)
                 _divergence(label, [model.next_logits(ids) for ids in prompts], expected)
-        nearest = load(RoundedToNearest(checkpoint))
-        _divergence("round to nearest", [nearest.next_logits(ids) for ids in prompts], expected)
+        if llama is None:
+            # Of a GGUF in groups of 32 (Q4_1) it finds the file's own codes again: nothing is lost.
+            nearest = load(RoundedToNearest(checkpoint))
+            _divergence("round to nearest", [nearest.next_logits(ids) for ids in prompts], expected)
     if llama is not None:
         for label, file in (
             ("llama.cpp, source", gguf),
