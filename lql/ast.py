@@ -73,7 +73,10 @@ from lql.syntax_words import (
 
 @dataclass(frozen=True, slots=True)
 class Extract(Node):
-    """``EXTRACT MODEL model INTO target …``. ``overwrite`` and ``resume`` exclude each other."""
+    """``EXTRACT MODEL model INTO target …``. ``overwrite`` and ``resume`` exclude each other.
+
+    ``down_q4k`` has no words in the language; only ``lql extract`` sets it.
+    """
 
     title: ClassVar[str] = "EXTRACT"
     model: TextSlot
@@ -85,6 +88,7 @@ class Extract(Node):
     quant: Quant | None = None
     overwrite: bool = False
     resume: bool = False
+    down_q4k: bool = False
 
 
 @dataclass(frozen=True, slots=True)

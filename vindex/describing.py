@@ -21,7 +21,7 @@ from vindex.index import (
     VindexIndex,
     shortest_float32,
 )
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.spec import (
     AttentionKind,
     AttentionSpec,
@@ -46,6 +46,7 @@ def describe(
     *,
     level: ExtractLevel,
     dtype: StorageDtype,
+    quant: Quant,
     down_top_k: int,
 ) -> VindexIndex:
     """The index of a vindex about to be published, checksums still absent."""
@@ -67,6 +68,7 @@ def describe(
         embed_scale=shortest_float32(spec.embed_scale),
         extract_level=level,
         dtype=dtype,
+        quant=quant,
         layer_bands=bands_for(spec.family, spec.num_layers),
         layers=tuple(layers),
         down_top_k=down_top_k,

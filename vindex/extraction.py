@@ -24,10 +24,12 @@ from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, Records, down_meta_bytes, make_records
 from vindex.dtypes import convert, to_float32
 from vindex.files import MappedFile
+from vindex.heap import trim_heap
 from vindex.index import LayerInfo, dump_index
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import Progress
+from vindex.quantising import QuantWriter, is_quantised, quantised_bytes
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, TokenScorer
 from vindex.seal import dump_seal
@@ -48,7 +50,6 @@ from vindex.writing import (
     contiguous,
     encode_rows,
     entry_for,
-    trim_heap,
 )
 
 DOWN_TOP_K = 10
@@ -77,6 +78,8 @@ class Extraction:
         ledger: of ``checkpoint`` against ``spec``, balanced.
         side_files: configuration and tokenizer files to carry along, by name.
         scorer: the kernel of down_meta.
+        quant: what becomes of matrices; norms and biases of a quantised vindex are f32.
+        down_q4k: quantise down matrices as coarsely as the others.
         clock: gains the seconds of ``read``, ``hash``, ``write``, ``score`` and ``sync``.
     """
 
@@ -89,6 +92,8 @@ class Extraction:
     scorer: TokenScorer
     progress: Progress
     clock: Clock
+    quant: Quant = Quant.NONE
+    down_q4k: bool = False
 
     @property
     def _embed(self) -> tuple[TensorSpec, str]:
@@ -115,19 +120,39 @@ class Extraction:
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
         if tensor.file is ple.FILE:
             return ple.DTYPE
-        return StorageDtype.F32 if tensor.role.is_bias else self.dtype
+        is_vector = len(tensor.shape) == 1
+        exact = tensor.role.is_bias or (is_vector and self.quant is not Quant.NONE)
+        return StorageDtype.F32 if exact else self.dtype
+
+    def _file_of(self, tensor: TensorSpec) -> StorageFile:
+        """Where floats go; a quantised vindex keeps q and k norms with the other norms."""
+        is_vector = len(tensor.shape) == 1
+        return StorageFile.NORMS if is_vector and self.quant is not Quant.NONE else tensor.file
+
+    def _in_blocks(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor is kept in blocks, a gate besides its floats."""
+        if self.quant is Quant.NONE:
+            return False
+        below = tensor.role is Role.GATE and self.level < ExtractLevel.INFERENCE
+        return is_quantised(tensor, self.spec) and not below
+
+    def _in_floats(self, tensor: TensorSpec) -> bool:
+        return tensor.role is Role.GATE or not self._in_blocks(tensor)
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""
         embed, _ = self._embed
-        total = sum(
-            files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
-            for tensor, _ in [(embed, ""), *self._stored()]
-        )
+        total = sum(self._bytes_of(tensor) for tensor, _ in [(embed, ""), *self._stored()])
         if self._needs_scratch:
             total += files.tensor_bytes(embed.shape, self._exact_dtype.itemsize)
         total += down_meta_bytes([layer.ffn.width for layer in self.spec.layers], DOWN_TOP_K)
         return total + 4 * sum(len(data) for data in self.side_files.values())
+
+    def _bytes_of(self, tensor: TensorSpec) -> int:
+        """What a tensor takes on the disk, at most."""
+        floats = files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
+        blocks = quantised_bytes(tensor) if self._in_blocks(tensor) else 0
+        return blocks + (floats if self._in_floats(tensor) else 0)
 
     def write(self, writer: StageWriter) -> None:
         """Write every file of the stage, the seal last."""
@@ -147,6 +172,7 @@ class Extraction:
             layers,
             level=self.level,
             dtype=self.dtype,
+            quant=self.quant,
             down_top_k=DOWN_TOP_K,
         )
         checksums = writer.checksums(files.LARQL_CHECKSUMMED)
@@ -189,27 +215,38 @@ class Extraction:
     def _write_weights(self, writer: StageWriter) -> tuple[list[LayerInfo], list[ManifestEntry]]:
         """Every other tensor, model order: where the gate blocks lie, and the manifest."""
         stored = self._stored()
+        quantised = QuantWriter(self.checkpoint, self.spec, writer, down_q4k=self.down_q4k)
         self.progress.phase(
             "weights",
-            sum(files.tensor_bytes(t.shape, self._dtype_of(t).itemsize) for t, _ in stored),
+            sum(self._bytes_of(tensor) for tensor, _ in stored),
         )
         gates = [(tensor, name) for tensor, name in stored if tensor.role in GATE_ROLES]
         layers = self._gate_blocks([tensor for tensor, _ in gates])
         entries: list[tuple[int, ManifestEntry]] = []
         for tensor, name in stored:
+            if self._in_blocks(tensor):
+                for count in quantised.write(tensor, name):
+                    self._step(count)
+            if not self._in_floats(tensor):
+                continue
             dtype = self._dtype_of(tensor)
-            file = writer.file(tensor.file.value)
+            target = self._file_of(tensor)
+            file = writer.file(target.value)
             file.align(dtype.itemsize)
             if tensor.role not in GATE_ROLES:
                 entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
-                entries.append((_MANIFEST_ORDER[tensor.file], entry))
+                entries.append((_MANIFEST_ORDER[target], entry))
             hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
             for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock, hint):
                 file.write(contiguous(rows))
                 self._step(rows.nbytes)
-        for name in {tensor.file.value: None for tensor, _ in stored}:
+        floats = [tensor for tensor, _ in stored if self._in_floats(tensor)]
+        for name in {self._file_of(tensor).value: None for tensor in floats}:
             writer.finish(name)
         entries.sort(key=lambda item: item[0])
+        head = quantised.finish()
+        if head is not None:
+            entries.append((_MANIFEST_ORDER[StorageFile.HEAD], head))
         return layers, [entry for _, entry in entries]
 
     def _gate_blocks(self, gates: Sequence[TensorSpec]) -> list[LayerInfo]:

@@ -257,6 +257,10 @@ GATE_ROLES = frozenset(gate for gate, _, _ in _PART_ROLES.values())
 DOWN_ROLES = frozenset(down for _, _, down in _PART_ROLES.values())
 
 
+#: What a block-quantised vindex keeps in blocks; all else stays in floats.
+QUANTISED = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD})
+
+
 class StorageFile(Enum):
     """The vindex file a tensor lives in (vindex-format.md section 2)."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
 from vindex.downmeta import DownMeta
@@ -25,17 +27,18 @@ from vindex.errors import (
 )
 from vindex.files import MappedFile
 from vindex.index import VindexIndex
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
 from vindex.quick_tokenizer import QuickTokenizer
-from vindex.source import StoredTensor
+from vindex.source import QuantTensor, StoredTensor
 from vindex.spec import (
     GATE_ROLES,
     FfnPart,
     ModelSpec,
     Role,
     TensorIdentity,
+    TensorSpec,
     ffn_parts,
     part_roles,
 )
@@ -44,6 +47,8 @@ from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from vindex.kquant import QuantEntry
 
 _MAX_JSON = 64 << 20
 _MAX_TOKENIZER = 256 << 20
@@ -56,7 +61,8 @@ class Contents:
     Attributes:
         spec: the model, or why it cannot be known; browsing works without it.
         maps: every binary file, by name.
-        entries: manifest entries of tensors that are there, by key.
+        entries: manifest entries of float tensors that are there, by key.
+        quantised: entries of quantised matrices that are there, by key.
         embedding_size: of a row of the embedding.
         embeddings_dtype: told from the file's size.
         lacking: why inference is refused although the level would allow it.
@@ -68,6 +74,7 @@ class Contents:
     spec: ModelSpec | VindexError
     maps: Mapping[str, MappedFile]
     entries: Mapping[str, ManifestEntry]
+    quantised: Mapping[str, QuantEntry]
     embedding_size: int
     embeddings_dtype: StorageDtype
     lacking: VindexError | None
@@ -94,9 +101,11 @@ class Vindex:
         self._maps = dict(contents.maps)
         self._entries = contents.entries
         self._embedding_size = contents.embedding_size
+        self._quantised = contents.quantised
         self._embeddings_dtype = contents.embeddings_dtype
         self._lacking = contents.lacking
-        self._keys = _keys_by_role(contents)
+        self._specs = _tensors_by_role(contents)
+        self._keys = {place: tensor.key for place, tensor in self._specs.items()}
 
     @property
     def name(self) -> str:
@@ -226,7 +235,8 @@ class Vindex:
             return True
         if role in GATE_ROLES:
             return layer is not None and self.num_features(layer) > 0
-        return self._keys.get((role, layer, expert)) in self._entries
+        key = self._keys.get((role, layer, expert))
+        return key in self._entries or key in self._quantised
 
     def tensor(
         self, role: Role, layer: int | None = None, expert: int | None = None
@@ -242,6 +252,40 @@ class Vindex:
             assert layer is not None, "gate matrices belong to a layer"
             return self._gate_part(role, layer, expert)
         return self.stored(self._keys[role, layer, expert])
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor | QuantTensor:
+        """What a forward pass multiplies by: the quantised matrix where there is one.
+
+        Browsing reads gate vectors with ``gate``, which are kept as floats in any case.
+        """
+        tensor = self._specs.get((role, layer, expert))
+        if tensor is not None and tensor.key in self._quantised:
+            return self.quantised(tensor.key, tensor.shape[1])
+        return self.tensor(role, layer, expert)
+
+    def quantised(self, key: str, cols: int | None = None) -> QuantTensor:
+        """A quantised matrix by its key, a view of its file.
+
+        Args:
+            cols: how many of the stored columns are real; by default all.
+
+        Raises:
+            KeyError: it is not stored.
+        """
+        from vindex.quant import QuantMatrix
+
+        entry = self._quantised[key]
+        span = entry.span
+        data = self._maps[entry.file].view(span.start, (span.length,), np.dtype(np.uint8))
+        cols = entry.padded_cols if cols is None else cols
+        return QuantTensor(key, QuantMatrix(entry.block_format, entry.rows, cols, data))
+
+    @property
+    def quantised_keys(self) -> tuple[str, ...]:
+        """Keys of all quantised matrices, whatever the model needs of them."""
+        return tuple(self._quantised)
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
@@ -325,6 +369,11 @@ class Vindex:
         if not isinstance(self._spec, ModelSpec):
             raise self._spec
 
+    def release(self) -> None:
+        """Give back the memory of pages already read; they come back when touched again."""
+        for mapped in self._maps.values():
+            mapped.release()
+
     def size_bytes(self) -> int:
         """Bytes of all files of the directory."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
@@ -362,9 +411,10 @@ class Vindex:
 def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
     """The statement that writes this vindex again at a level."""
     dtype = "" if index.dtype is StorageDtype.F16 else f" DTYPE {index.dtype.value}"
+    quant = "" if index.quant is Quant.NONE else f" QUANT {index.quant.value}"
     return (
         f"re-extract with: EXTRACT MODEL {quoted(index.model)} INTO {quoted(str(path))} "
-        f"WITH {level.value.upper()}{dtype} OVERWRITE;"
+        f"WITH {level.value.upper()}{dtype}{quant} OVERWRITE;"
     )
 
 
@@ -397,8 +447,8 @@ def open_vindex(path: str | Path, *, config: str | Path | None = None) -> Vindex
     return Vindex(inspect(Path(path)))
 
 
-def _keys_by_role(contents: Contents) -> dict[TensorIdentity, str]:
+def _tensors_by_role(contents: Contents) -> dict[TensorIdentity, TensorSpec]:
     spec = contents.spec
     if not isinstance(spec, ModelSpec):
         return {}
-    return {tensor.identity: tensor.key for tensor in spec.tensors}
+    return {tensor.identity: tensor for tensor in spec.tensors}

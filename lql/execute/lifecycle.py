@@ -47,6 +47,8 @@ def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
             target,
             level=level,
             dtype=dtype,
+            quant=statement.quant or Quant.NONE,
+            down_q4k=statement.down_q4k,
             overwrite=statement.overwrite,
             scorer=TorchScorer(),
             progress=context.progress,
@@ -75,7 +77,6 @@ def _refuse_clauses(statement: ast.Extract) -> None:
         "COMPONENTS": bool(statement.components),
         "LAYERS": statement.layers is not None,
         "RESUME": statement.resume,
-        "QUANT q4k": statement.quant not in (None, Quant.NONE),
     }
     for clause, written in clauses.items():
         if written:

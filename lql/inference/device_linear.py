@@ -18,6 +18,7 @@ from lql.inference.linear import Coarse
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Rows, torch_view
 from vindex.kinds import StorageDtype
+from vindex.source import StoredTensor
 
 _BLOCK_ELEMENTS = 16 << 20  # converted on the host at a time
 _TINY = 1e-30  # a row of zeros is divided by it
@@ -77,7 +78,8 @@ def _element(rows: Rows, dtype: ComputeDtype) -> torch.dtype:
     """What the matrix is held as: one dtype for all parts."""
     if dtype is ComputeDtype.F32:
         return torch.float32
-    stored = {part.stored.dtype for part in rows.parts}
+    parts = [part.stored for part in rows.parts]
+    stored = {part.dtype if isinstance(part, StoredTensor) else None for part in parts}
     return torch.bfloat16 if stored == {StorageDtype.BF16} else torch.float16
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lql.inference.linear import Coarse, Linear
 from lql.inference.rows import torch_view
-from vindex.dtypes import to_float32
-from vindex.source import ModelSource, StoredTensor
+from vindex.source import ModelSource
 from vindex.spec import Activation, FfnPart, FfnSpec, Role, part_roles
 
 # Features whose activation is at most this in magnitude add nothing (larql's walk: the same).
@@ -146,18 +145,15 @@ class FeatureWalk:
         return y
 
     def _product(self, x: Tensor, role: Role, layer: FeedForward, features: slice) -> Tensor:
-        stored = self._stored(role, layer)
-        rows = torch_view(to_float32(stored.array[features], stored.dtype)).to(x.device)  # [f, D]
+        stored = self._source.matrix(role, layer.layer, layer.part.expert)
+        rows = torch_view(stored.rows(features.start, features.stop)).to(x.device)  # [f, D]
         y = x @ rows.T
         return y + self._bias(role, layer)[features].to(x.device) if layer.spec.bias else y
 
     def _down(self, role: Role, layer: FeedForward, features: slice) -> Tensor:
-        stored = self._stored(role, layer)  # [D, F]
-        columns = to_float32(stored.array[:, features], stored.dtype)
-        return torch_view(columns).T  # [f, D]
+        stored = self._source.matrix(role, layer.layer, layer.part.expert)  # [D, F]
+        return torch_view(stored.columns(features.start, features.stop)).T  # [f, D]
 
     def _bias(self, role: Role, layer: FeedForward) -> Tensor:
-        return torch_view(self._stored(role.bias, layer).float32())
-
-    def _stored(self, role: Role, layer: FeedForward) -> StoredTensor:
-        return self._source.tensor(role, layer.layer, layer.part.expert)
+        stored = self._source.tensor(role.bias, layer.layer, layer.part.expert)
+        return torch_view(stored.float32())

@@ -47,6 +47,10 @@ class LoadedModel:
     with experts are read exactly throughout: a rounded token might be sent to other experts.
     ``logits`` and ``layer_outputs`` never round.
 
+    A quantised vindex is exact for its blocks only with ``F32``. Otherwise the int4 kernel rounds
+    activations to bfloat16: over 200 prompts on SmolLM2 the divergence from the unquantised model
+    is .0163 with it and .0165 without.
+
     Args:
         source: stays open as long as the model is used.
         dtype: how matrices are multiplied.

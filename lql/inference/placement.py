@@ -12,7 +12,7 @@ import torch
 from lql.inference.errors import DeviceMemoryShort, DeviceMissing
 from lql.inference.precision import ComputeDtype
 from lql.syntax_words import Device
-from vindex.source import ModelSource
+from vindex.source import ModelSource, StoredTensor
 from vindex.spec import Role
 
 CPU = torch.device("cpu")
@@ -72,8 +72,9 @@ def bytes_needed(source: ModelSource, dtype: ComputeDtype) -> int:
 
     All matrices are taken to be stored as the first layer's q is.
     """
-    stored = source.tensor(Role.Q, 0).dtype
-    size = 4 if dtype.resolve(stored) is ComputeDtype.F32 else 2
+    stored = source.matrix(Role.Q, 0)
+    resolved = dtype.resolve(stored.dtype) if isinstance(stored, StoredTensor) else dtype
+    size = 4 if resolved is ComputeDtype.F32 else 2
     elements = sum(
         math.prod(tensor.shape)
         for tensor in source.spec.tensors

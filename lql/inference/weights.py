@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
+from lql.inference import quantised
 from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
 from lql.inference.device_linear import DeviceLinear
@@ -33,7 +34,8 @@ from lql.inference.precision import ComputeDtype
 from lql.inference.rope import Rope, lane_order
 from lql.inference.routing import Router
 from lql.inference.rows import Part, Rows, torch_view
-from vindex.source import ModelSource, StoredTensor
+from vindex.heap import trim_heap
+from vindex.source import ModelSource, QuantTensor, Releasing, StoredTensor
 from vindex.spec import (
     AttentionSpec,
     FfnPart,
@@ -47,6 +49,7 @@ from vindex.spec import (
     Role,
     RopeSpec,
     RoutingSpec,
+    TensorIdentity,
     ffn_parts,
     part_roles,
 )
@@ -89,8 +92,9 @@ def load_weights(
             pending.append(loader.layer(spec))
             if len(pending) > _LAYERS_AHEAD:
                 layers.append(pending.popleft()())
+                loader.release()
         layers += [finish() for finish in pending]
-        return Weights(
+        weights = Weights(
             embed=loader.stored(Role.EMBED, None),
             positions=(
                 None if source.spec.positions is None else loader.stored(Role.POSITIONS, None)
@@ -101,6 +105,9 @@ def load_weights(
             head=head(),
             per_layer=None if per_layer is None else per_layer(),
         )
+        loader.release()
+    trim_heap()
+    return weights
 
 
 @contextmanager
@@ -140,6 +147,11 @@ class _Loader:
         self._pool = pool
         self._specs = {tensor.identity: tensor for tensor in source.spec.tensors}
         self._ropes: dict[RopeSpec, Rope] = {}
+
+    def release(self) -> None:
+        """Give back the pages of packed matrices: they would count beside the packed ones."""
+        if isinstance(self._source, Releasing):
+            self._source.release()
 
     def layer(self, spec: LayerSpec) -> Callable[[], Layer]:
         """Start preparing a layer; the result waits for it."""
@@ -330,7 +342,14 @@ class _Loader:
         """Start preparing the head: the stored one, else the embedding."""
         stored = self._source.has(Role.HEAD)
         bias = Role.HEAD_BIAS if self._source.spec.head_bias else None
-        return self._matrix(None, (Role.HEAD if stored else Role.EMBED, bias, None))
+        role = Role.HEAD if stored else Role.EMBED
+        first = self._source.matrix(Role.Q, 0)
+        in_blocks = isinstance(first, QuantTensor) and self._device.type == "cpu"
+        if in_blocks and self._dtype is not ComputeDtype.F32:
+            rows = Rows([Part(self.multiplied(role, None))])
+            vector = None if bias is None else self._vector(bias, None)
+            return quantised.prepare_head(rows, vector, self._dtype, self._pool)
+        return self._matrix(None, (role, bias, None))
 
     def projections(self) -> Callable[[], tuple[Linear, Linear]] | None:
         """Start preparing the projections of embeddings to D and back, where the model has them."""
@@ -360,13 +379,24 @@ class _Loader:
     def stored(self, role: Role, layer: int | None, expert: int | None = None) -> StoredTensor:
         """A tensor as stored, of the shape the model needs."""
         stored = self._source.tensor(role, layer, expert)
-        wanted = self._specs[role, layer, expert]
-        if stored.shape != wanted.shape:
+        self._check_shape(stored.shape, (role, layer, expert))
+        return stored
+
+    def multiplied(
+        self, role: Role, layer: int | None, expert: int | None = None
+    ) -> StoredTensor | QuantTensor:
+        """A matrix as stored, of the shape the model needs."""
+        stored = self._source.matrix(role, layer, expert)
+        self._check_shape(stored.shape, (role, layer, expert))
+        return stored
+
+    def _check_shape(self, shape: tuple[int, ...], place: TensorIdentity) -> None:
+        wanted = self._specs[place]
+        if shape != wanted.shape:
             raise WeightsInvalid(
-                f'"{self._source.name}": {wanted.key} has shape {list(stored.shape)},'
+                f'"{self._source.name}": {wanted.key} has shape {list(shape)},'
                 f" expected {list(wanted.shape)}"
             )
-        return stored
 
     def _matrix(
         self,
@@ -375,7 +405,7 @@ class _Loader:
         expert: int | None = None,
     ) -> Callable[[], Linear]:
         """Start preparing matrices that read the same input, as one."""
-        rows = Rows([Part(self.stored(role, layer, expert), order) for role, _, order in parts])
+        rows = Rows([Part(self.multiplied(role, layer, expert), order) for role, _, order in parts])
         biases = [
             torch.zeros(part.count, device=self._device)
             if bias is None
@@ -383,11 +413,13 @@ class _Loader:
             for part, (_, bias, order) in zip(rows.parts, parts, strict=True)
         ]
         biased = any(bias is not None for _, bias, _ in parts)
-        stored = [part.stored.dtype for part in rows.parts]
-        # One dtype for the whole product: float32 as soon as one of its parts asks for it.
-        choices = {self._dtype.resolve(each) for each in stored}
-        dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
         bias = torch.cat(biases) if biased else None
+        if rows.quantised and self._device.type == "cpu":
+            return quantised.prepare(rows, bias, self._dtype, self._pool)
+        stored = [part.stored.dtype for part in rows.parts if isinstance(part.stored, StoredTensor)]
+        # One dtype for the whole product: float32 as soon as one of its parts asks for it.
+        choices = {self._dtype, *(self._dtype.resolve(each) for each in stored)}
+        dtype = ComputeDtype.F32 if ComputeDtype.F32 in choices else ComputeDtype.F16
         if self._device.type != "cpu":
             return self._pool.submit(DeviceLinear, rows, bias, dtype, self._device).result
         return prepare(rows, bias, dtype, self._pool)

@@ -97,6 +97,11 @@ class BrokenSource:
         values = self._mistake.tensors[role](self._source, stored)
         return StoredTensor(stored.key, StorageDtype.F32, values.astype(np.float32))
 
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        return self.tensor(role, layer, expert)
+
     def tokenizer(self) -> Tokenizer:
         return self._source.tokenizer()
 

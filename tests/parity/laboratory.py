@@ -20,7 +20,7 @@ from tests.parity.checkpoints import PROMPT_TOKENS, VOCABULARY, Row, Spelling, W
 from tests.parity.reference import Floats, Reference
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.extract import extract
-from vindex.kinds import StorageDtype
+from vindex.kinds import Quant, StorageDtype
 from vindex.source import ModelSource
 from vindex.store import open_vindex
 
@@ -34,9 +34,12 @@ class Form:
 
     spelling: Spelling
     dtype: StorageDtype | None = None
+    quant: Quant = Quant.NONE
 
     def __str__(self) -> str:
-        return f"{self.spelling.value}-{'checkpoint' if self.dtype is None else self.dtype.value}"
+        stored = "checkpoint" if self.dtype is None else self.dtype.value
+        blocks = "" if self.quant is Quant.NONE else f"-{self.quant.value}"
+        return f"{self.spelling.value}-{stored}{blocks}"
 
 
 EXACT_FORMS = tuple(
@@ -92,14 +95,19 @@ class Laboratory:
         assert form.dtype is not None
         out = self._directory / f"{row.name}-{form}.vindex"
         with open_checkpoint(self.written(row).directories[form.spelling]) as checkpoint:
-            extract(checkpoint, out, dtype=form.dtype)
+            extract(checkpoint, out, dtype=form.dtype, quant=form.quant)
         return out
 
 
-def loaded(source: ModelSource, device: Device = Device.CPU) -> LoadedModel:
+def loaded(
+    source: ModelSource,
+    device: Device = Device.CPU,
+    *,
+    dtype: ComputeDtype = ComputeDtype.AUTO,
+) -> LoadedModel:
     """A model ready to run."""
     with threads(ALL_THREADS):
-        return load(source, device=device)
+        return load(source, device=device, dtype=dtype)
 
 
 def decoder(source: ModelSource, device: str = "cpu") -> Decoder:

@@ -32,7 +32,6 @@ from vindex.errors import (
     Interrupted,
     LedgerRefusal,
     TargetExists,
-    Unsupported,
     VindexError,
     VindexIncomplete,
     VindexInvalid,
@@ -40,7 +39,7 @@ from vindex.errors import (
 from vindex.extract import extract
 from vindex.families import family_of, spec_from_config
 from vindex.files import CONFIG, TOKENIZER
-from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.kinds import ExtractLevel, StorageDtype
 from vindex.manifest import dump_manifest
 from vindex.spec import Role
 from vindex.store import open_vindex
@@ -422,12 +421,6 @@ def test_an_empty_directory_or_a_damaged_vindex_is_overwritten(damage: str, tmp_
             os.truncate(out / files.INDEX, 10)
     extract_golden("llama_h96", out, overwrite=True)
     assert verify(out).ok
-
-
-def test_quantised_extraction_is_not_there_yet(tmp_path: Path) -> None:
-    assert_refused(
-        CHECKPOINTS / "llama_h96", tmp_path, Unsupported, "later version", quant=Quant.Q4K
-    )
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ class Altered:
     ) -> StoredTensor:
         return self._replaced.get(role) or self._inner.tensor(role, layer, expert)
 
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        return self.tensor(role, layer, expert)
+
     def tokenizer(self) -> Tokenizer:
         return self._inner.tokenizer()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from vindex.checkpoint._base import Checkpoint
+from vindex.checkpoint._base import BlockReader, Checkpoint
 from vindex.dtypes import convert
 from vindex.kinds import StorageDtype
 from vindex.spec import Cut, TensorSpec
+
+if TYPE_CHECKING:
+    from vindex.quant import BlockFormat
 
 Array = npt.NDArray[np.generic]
 
@@ -68,6 +72,25 @@ def read_rows(
         whole = whole.T
     rows = np.ascontiguousarray(whole[_rows(cut, start, stop)])
     return convert(rows, stored, dtype)
+
+
+def read_blocks(
+    checkpoint: Checkpoint, tensor: TensorSpec, name: str, start: int, stop: int
+) -> tuple[BlockFormat, npt.NDArray[np.uint8]] | None:
+    """Rows ``start..stop`` of a matrix as the checkpoint has them in blocks.
+
+    Returns:
+        Their format and uint8 ``[stop - start, row bytes]``; ``None`` where the rows are no whole
+        blocks of a format known here, or their values are others than the blocks say.
+    """
+    if not isinstance(checkpoint, BlockReader):
+        return None
+    cut = tensor.cut
+    if cut is None:
+        return checkpoint.blocks(name, start, stop)
+    if cut.blocks == 1 and not cut.transposed:
+        return checkpoint.blocks(name, cut.start + start, cut.start + stop)
+    return None
 
 
 def _rows(cut: Cut, start: int, stop: int) -> npt.NDArray[np.intp] | slice:

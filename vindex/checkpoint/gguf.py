@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from vindex.families import Family, GgufRules, gguf_family, spec_from_config
 from vindex.families._config import show
 from vindex.files import CONFIG
 from vindex.kinds import StorageDtype
+
+if TYPE_CHECKING:
+    from vindex.quant import BlockFormat
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -121,6 +124,23 @@ class GgufCheckpoint:
         inner = mapped.rows // shape[0]
         flat = self._decode(mapped, start * inner, stop * inner, dtype)
         return flat.reshape(stop - start, *shape[1:])
+
+    def blocks(
+        self, name: str, start: int, stop: int
+    ) -> tuple[BlockFormat, npt.NDArray[np.uint8]] | None:
+        """Rows ``start..stop`` of a matrix as stored; see ``BlockReader``."""
+        from vindex.quant import BlockFormat
+
+        mapped = self._mapped(name)
+        formats = {"Q4_K": BlockFormat.Q4_K, "Q6_K": BlockFormat.GGML_Q6_K}
+        block_format = formats.get(mapped.tensor.encoding.name)
+        as_it_is = not mapped.offset and not mapped.transposed and len(mapped.tensor.shape) == 2
+        if block_format is None or not as_it_is:
+            return None
+        rows: slice | npt.NDArray[np.intp] = slice(start, stop)
+        if mapped.order is not None:
+            rows = mapped.order[start:stop]
+        return block_format, self._file.raw_rows(mapped.tensor, rows)
 
     def release(self) -> None:
         """Give back memory of pages already read."""

@@ -84,6 +84,12 @@ class CheckpointSource:
         array.flags.writeable = False
         return StoredTensor(tensor.key, dtype, array)
 
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        """The same: a checkpoint's blocks are decoded when they are read."""
+        return self.tensor(role, layer, expert)
+
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded once."""
         return self._tokenizer
