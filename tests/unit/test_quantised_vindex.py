@@ -122,8 +122,10 @@ class FromGolden(CheckpointSource):
         super().__init__(source)
         self._vx = vx
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        exact = super().tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        exact = super().tensor(role, layer, expert)
         if not self._vx.has(role, layer):
             return exact
         stored = self._vx.matrix(role, layer)
