@@ -21,6 +21,7 @@ from lql.errors import LqlUsageError
 from lql.names import nearest
 from lql.render import Format
 from lql.report import ErrorStyle, Reporter
+from lql.syntax_words import Device
 from lql.terminal import Color, Terminal
 
 _QUERY = """\
@@ -72,6 +73,8 @@ class Query:
 
     Attributes:
         paths: positional words, not yet told apart into scripts and a vindex.
+        device: where models run.
+        config: completes the vindex that is opened.
         sources: ``-e`` and ``-f`` in the order they were written.
     """
 
@@ -84,6 +87,8 @@ class Query:
     info: bool
     on_error: OnError
     timeout_s: float | None
+    device: Device = Device.CPU
+    config: str | None = None
 
 
 def parse_query(argv: Sequence[str]) -> Query:
@@ -117,6 +122,7 @@ def parse_query(argv: Sequence[str]) -> Query:
         help="stop (default) or continue after a statement that fails; the exit code says so",
     )
     option("--timeout", type=_seconds, metavar="SECONDS", help="time allowed for each statement")
+    model_options(parser)
     option = parser.section("about this program")
     option("--info", action="store_true", help="show versions and the device, then exit")
     option("--version", action=_ShowVersion, nargs=0, help="show the version, then exit")
@@ -131,6 +137,8 @@ def parse_query(argv: Sequence[str]) -> Query:
         info=words.info,
         on_error=words.on_error,
         timeout_s=words.timeout,
+        device=words.device,
+        config=words.config,
     )
 
 
@@ -284,6 +292,24 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
+def model_options(parser: Parser) -> None:
+    """Add a section about the model that is opened to a parser."""
+    option = parser.section("the model")
+    option(
+        "--device",
+        type=choice(Device),
+        default=Device.CPU,
+        metavar="DEVICE",
+        help="cpu (default), cuda, or auto: a GPU if there is one with room for the model",
+    )
+    option(
+        "--config",
+        metavar="CHECKPOINT",
+        help="complete the vindex from the checkpoint it was made from, or from its config.json:"
+        " larql loses rope scaling and biases",
+    )
+
+
 def usage(message: str, *helps: str) -> LqlUsageError:
     """The error of a command line that is wrong."""
     return LqlUsageError(Diagnostic(Code.USAGE, message, helps=helps))
@@ -304,6 +330,13 @@ def choice(kind: type[Enum]) -> Callable[[str], Enum]:
         raise argparse.ArgumentTypeError(f'"{word}" is not one of {", ".join(known)}{hint}')
 
     return read
+
+
+def count(word: str) -> int:
+    """A reader of a whole number of at least 1, for ``type=``."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f'"{word}" is not a whole number of at least 1')
+    return int(word)
 
 
 def _parameter(word: str) -> tuple[str, str]:

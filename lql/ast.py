@@ -1,10 +1,9 @@
 """The statements of LQL as data: one frozen dataclass per statement of ``grammar/lql.lark``.
 
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
-(``TextSlot``, ``IntegerSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``.
-``title`` names the statement in messages. The statements that edit are in ``lql.syntax_edits``, the
-nodes below a statement in ``lql.syntax_nodes``, the word lists in ``lql.syntax_words``; all of them
-are re-exported here.
+(``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
+the statement in messages. Re-exports ``lql.syntax_edits`` (the statements that edit),
+``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -64,6 +63,7 @@ from lql.syntax_nodes import (
     TextSlot as TextSlot,
     Value as Value,
     VindexRef as VindexRef,
+    Word as Word,
 )
 from lql.syntax_words import (
     Band as Band,
@@ -92,7 +92,10 @@ from lql.syntax_words import (
 
 @dataclass(frozen=True, slots=True)
 class Extract(Node):
-    """``EXTRACT MODEL model INTO target …``. ``overwrite`` and ``resume`` exclude each other."""
+    """``EXTRACT MODEL model INTO target …``. ``overwrite`` and ``resume`` exclude each other.
+
+    ``down_q4k`` has no words in the language; only ``lql extract`` sets it.
+    """
 
     title: ClassVar[str] = "EXTRACT"
     model: TextSlot
@@ -104,14 +107,16 @@ class Extract(Node):
     quant: Quant | None = None
     overwrite: bool = False
     resume: bool = False
+    down_q4k: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UseVindex(Node):
-    """``USE path``."""
+    """``USE path [CONFIG config]``: a checkpoint or its config.json completes a lossy vindex."""
 
     title: ClassVar[str] = "USE"
     path: TextSlot
+    config: TextSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +397,15 @@ class Copy(Node):
     overwrite: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SetOption(Node):
+    """``SET option = value``."""
+
+    title: ClassVar[str] = "SET"
+    option: Word
+    value: Word | Scalar
+
+
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -432,6 +446,7 @@ Statement: TypeAlias = (
     | RemovePatch
     | DiscardPatch
     | Undo
+    | SetOption
 )
 
 

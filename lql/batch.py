@@ -26,6 +26,7 @@ from lql.report import Reporter
 from lql.results import Result
 from lql.session import Session
 from lql.span import SourceText
+from lql.syntax_words import Device
 from lql.worker import Abandoned, TimedOut, Worker
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class BatchOptions:
     Attributes:
         parameters: values of ``:name``, as words.
         use: a vindex to open first.
+        config: the checkpoint or config.json that completes it.
+        device: where models run.
         check: parse and bind, run nothing.
         output: where results go instead of standard output.
         timeout_s: wall time allowed for each statement.
@@ -69,6 +72,8 @@ class BatchOptions:
 
     parameters: Mapping[str, str] = field(default_factory=dict)
     use: str | None = None
+    config: str | None = None
+    device: Device = Device.CPU
     check: bool = False
     format: Format = Format.TABLE
     render: RenderOptions = field(default_factory=RenderOptions)
@@ -92,12 +97,12 @@ def run(
     Returns:
         The process's exit code: 0, or that of the first error.
     """
-    with Session(progress=progress) as session:
+    with Session(progress=progress, device=options.device) as session:
         scripts, code = _prepared(session, inputs, options, reporter)
         if code or options.check:
             return code
         if options.use is not None:
-            scripts = [_use(options.use), *scripts]
+            scripts = [_use(options.use, options.config), *scripts]
         return run_scripts(session, scripts, options, reporter, progress)
 
 
@@ -189,9 +194,10 @@ def _unused(inputs: Sequence[Input], options: BatchOptions, reporter: Reporter) 
     return code
 
 
-def _use(path: str) -> ast.Script:
-    """The script ``USE path``."""
-    return ast.Script((ast.Pipeline((ast.UseVindex(ast.Text(path)),)),))
+def _use(path: str, config: str | None) -> ast.Script:
+    """The script ``USE path [CONFIG config]``."""
+    supplied = None if config is None else ast.Text(config)
+    return ast.Script((ast.Pipeline((ast.UseVindex(ast.Text(path), supplied),)),))
 
 
 def _output(options: BatchOptions, stdout: TextIO) -> AbstractContextManager[TextIO]:

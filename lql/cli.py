@@ -7,7 +7,7 @@ code  meaning
 1     a statement failed: to parse, to resolve or to run
 2     wrong usage: an option, a path, an unreadable script
 3     a vindex cannot be opened or fails verification
-4     a capability is missing: extract level, family, memory
+4     a capability is missing: extract level, family, device, memory
 70    a bug in lql; a report file was written
 130   interrupted
 141   whoever read the output stopped reading

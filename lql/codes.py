@@ -54,7 +54,8 @@ class Code(Enum):
     UNKNOWN_RELATION = ("LQL0203", "the vindex has no such relation")
     UNKNOWN_COLUMN = ("LQL0204", "the table has no such column")
     UNKNOWN_PATCH = ("LQL0205", "no such patch is applied")
-    UNKNOWN_KIND = ("LQL0206", "the relation catalogue has no such kind of entity")
+    UNKNOWN_OPTION = ("LQL0206", "SET knows no such option")
+    UNKNOWN_KIND = ("LQL0207", "the relation catalogue has no such kind of entity")
 
     WRONG_TYPE = ("LQL0301", "a literal of the wrong kind")
     OUT_OF_RANGE = ("LQL0302", "a number outside the range that makes sense here")
@@ -64,6 +65,7 @@ class Code(Enum):
     UNSUPPORTED = ("LQL0402", "a model family, dtype or layout this version cannot run exactly")
     BACKEND_MISSING = ("LQL0403", "a part of the installation that this needs is absent")
     NOT_ENOUGH_MEMORY = ("LQL0404", "the machine has too little memory for this")
+    DEVICE_MISSING = ("LQL0405", "the device asked for is not there, or torch cannot use it")
 
     NOTHING_OPEN = ("LQL0501", "no vindex or model is in use")
     TARGET_EXISTS = ("LQL0502", "the output path is taken")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast, batch
-from lql.arguments import Common, Parser, choice, common_of, configure
+from lql.arguments import Common, Parser, choice, common_of, configure, usage
 from lql.batch import BatchOptions
 from lql.cancel import CancelToken
 from lql.context import StoppableProgress
@@ -65,8 +65,15 @@ def run_extract(words: Sequence[str], reporter: Reporter) -> int:
     )
     option("--dtype", type=choice(StorageDtype), metavar="DTYPE", help="f16 (default), bf16, f32")
     option("--quant", type=choice(Quant), metavar="QUANT", help="none (default) or q4k")
+    option(
+        "--down-q4k",
+        action="store_true",
+        help="with q4k: the down matrices in 4 bits too, not 6: smaller, less exact",
+    )
     option("--overwrite", action="store_true", help="replace OUT if it exists")
     found = parser.words(words)
+    if found.down_q4k and found.quant is not Quant.Q4K:
+        raise usage("--down-q4k says how q4k is done", "add --quant q4k")
     common = common_of(found)
     terminal = configure(common, reporter)
     statement = ast.Extract(
@@ -76,6 +83,7 @@ def run_extract(words: Sequence[str], reporter: Reporter) -> int:
         dtype=found.dtype,
         quant=found.quant,
         overwrite=found.overwrite,
+        down_q4k=found.down_q4k,
     )
     script = ast.Script((ast.Pipeline((statement,)),))
     progress = terminal.progress()
@@ -137,7 +145,7 @@ def run_info(common: Common, reporter: Reporter) -> int:
         lql=_version("lql") or "unknown",
         python=platform.python_version(),
         platform=platform.platform(),
-        device="cpu",
+        device=", ".join(_devices()),
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -145,6 +153,15 @@ def run_info(common: Common, reporter: Reporter) -> int:
     )
     batch.show(result, options, reporter)
     return 0
+
+
+def _devices() -> tuple[str, ...]:
+    """What --device can name here; the processor alone where torch is not installed."""
+    try:
+        from lql.inference.placement import available
+    except ImportError:
+        return ("cpu",)
+    return available()
 
 
 def _version(package: str) -> str | None:

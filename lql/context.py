@@ -10,6 +10,7 @@ from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
+from lql.syntax_words import Device
 from vindex.kinds import ExtractLevel
 from vindex.overlay import Overlay
 from vindex.progress import NullProgress, Progress
@@ -32,6 +33,7 @@ class State:
     Attributes:
         source: the current vindex, or the model of USE MODEL.
         model: its weights, once a statement has needed them.
+        device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
@@ -42,6 +44,7 @@ class State:
 
     source: Vindex | CheckpointSource | None = None
     model: LoadedModel | None = None
+    device: Device = Device.CPU
     tables: ModelTables | None = None
     asking: Asking | None = None
     defined: dict[str, Relation] = field(default_factory=dict)
@@ -80,6 +83,11 @@ class State:
             self.edited = (view, EditedVindex(self.source, view.features))
             self.model = self.asking = None
         return self.edited[1]
+
+    def run_on(self, device: Device) -> None:
+        """Run models there from now on; weights that are elsewhere are loaded again when needed."""
+        if device is not self.device:
+            self.device, self.model, self.asking = device, None, None
 
     def close(self) -> None:
         """Let go of everything."""
@@ -136,6 +144,7 @@ class Context:
         progress: told about long work; checks ``cancel``.
         notes: sentences for people; the session puts them into the result.
         load_s: time this statement spent loading weights.
+        device: where the model runs, once the statement has asked for it.
     """
 
     state: State
@@ -143,6 +152,7 @@ class Context:
     progress: Progress = field(default_factory=NullProgress)
     notes: list[str] = field(default_factory=list)
     load_s: float = 0.0
+    device: str | None = None
 
     def source(self) -> Vindex | CheckpointSource:
         """The current vindex or model.
@@ -201,9 +211,10 @@ class Context:
             from lql.inference import load
 
             started = time.perf_counter()
-            self.state.model = load(effective, cancel=self.cancel)
+            self.state.model = load(effective, device=self.state.device, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
             self.state.answering = None
+        self.device = self.state.model.device
         view = self.state.overlay.view
         if self.state.answering is not view:
             from lql.inference.knn import FactStore

@@ -42,12 +42,16 @@ def run_query(words: Sequence[str], reporter: Reporter) -> int:
     sources = [TextSource(SourceKind.FILE, script) for script in scripts] or command.sources
     parameters = _parameters(command.parameters)
     use = vindex or command.use
+    if command.config is not None and use is None:
+        raise usage("--config completes a vindex", "name the vindex as well, e.g. with -u")
     if not sources and not command.check and sys.stdin.isatty():
         return _interactive(command, use, parameters, terminal, reporter)
     inputs = _texts(sources or [TextSource(SourceKind.FILE, "-")])
     options = BatchOptions(
         parameters=parameters,
         use=use,
+        config=command.config,
+        device=command.device,
         check=command.check,
         format=command.common.format,
         render=terminal.render,
@@ -71,6 +75,8 @@ def _interactive(
         raise usage("-o writes the results of a script", "name one, or use -e or -f")
     options = ReplOptions(
         use=use,
+        config=command.config,
+        device=command.device,
         format=command.common.format,
         render=terminal.render,
         parameters=parameters,

@@ -87,7 +87,8 @@ class Reporter:
             rows = len(result.to_rows()) if result.form is Form.ROWS else None
             count = "" if rows is None else f"{rows} row{'s' * (rows != 1)}, "
             load = f", {duration(meta.load_s)} of it loading weights" if meta.load_s else ""
-            self.timed(f"{count}{duration(meta.elapsed_s)}{load}")
+            where = f", {meta.device}" if meta.device else ""
+            self.timed(f"{count}{duration(meta.elapsed_s)}{load}{where}")
 
     def timed(self, sentence: str) -> None:
         """Say how long something took."""

@@ -21,6 +21,7 @@ from lql.execute import execute
 from lql.execute.failures import translated
 from lql.results import Meta, Result
 from lql.span import SourceText, Span
+from lql.syntax_words import Device
 from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -43,16 +44,23 @@ class Session:
 
     Args:
         progress: told about long work such as EXTRACT.
+        device: where models run, until SET device says otherwise.
     """
 
-    def __init__(self, *, progress: Progress | None = None) -> None:
-        self._state = State()
+    def __init__(self, *, progress: Progress | None = None, device: Device = Device.CPU) -> None:
+        self._state = State(device=device)
         self._progress = progress or NullProgress()
 
     @property
     def source(self) -> Vindex | CheckpointSource | None:
         """The current vindex, or the model of USE MODEL; ``None`` before the first USE."""
         return self._state.source
+
+    @property
+    def device(self) -> str:
+        """Where the loaded model runs; before one is loaded, what was asked for."""
+        model = self._state.model
+        return self._state.device.value if model is None else model.device
 
     @property
     def loaded(self) -> bool:
@@ -167,6 +175,7 @@ class Session:
             result.meta,
             elapsed_s=time.perf_counter() - started,
             load_s=context.load_s,
+            device=context.device,
             notes=(*result.meta.notes, *context.notes),
         )
         return replace(result, meta=meta)
@@ -238,22 +247,45 @@ def translating(source: SourceText | None = None, span: Span | None = None) -> I
         raise error from failure
 
 
-def open_session(path: str | Path, *, progress: Progress | None = None) -> Session:
+def open_session(
+    path: str | Path,
+    *,
+    config: str | Path | None = None,
+    device: Device | str = Device.CPU,
+    progress: Progress | None = None,
+) -> Session:
     """Open a vindex in a session of its own: ``lql.open``.
 
+    Args:
+        config, device: see ``connect``.
+
     Raises:
         LqlError: the vindex cannot be opened.
+        ValueError: another device.
     """
-    return connect(path, progress=progress)
+    return connect(path, config=config, device=device, progress=progress)
 
 
-def connect(path: str | Path | None = None, *, progress: Progress | None = None) -> Session:
+def connect(
+    path: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    device: Device | str = Device.CPU,
+    progress: Progress | None = None,
+) -> Session:
     """Open a session, with a vindex in use if one is named.
 
+    Args:
+        config: the checkpoint that the vindex was made from, or its ``config.json``; completes a
+            vindex written by larql that lost part of it, as USE … CONFIG does.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
     Raises:
         LqlError: the vindex cannot be opened.
+        ValueError: another device.
     """
-    session = Session(progress=progress)
+    session = Session(progress=progress, device=Device(device))
     if path is not None:
-        session.execute(ast.UseVindex(ast.Text(str(path))))
+        supplied = None if config is None else ast.Text(str(config))
+        session.execute(ast.UseVindex(ast.Text(str(path)), supplied))
     return session

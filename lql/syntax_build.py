@@ -95,6 +95,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "dtype_clause": ("dtype", _word(ast.StorageDtype)),
     "quant_clause": ("quant", _word(ast.Quant)),
     "auto_extract_clause": ("auto_extract", _flag),
+    "config_clause": ("config", _only),
     "format_clause": ("format", _word(ast.ModelFormat)),
     "patch_conflict_clause": ("on_conflict", _word(ast.PatchConflict)),
     "merge_conflict_clause": ("on_conflict", _word(ast.MergeConflict)),
@@ -418,6 +419,7 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "remove_patch": ast.RemovePatch,
     "discard_patch": ast.DiscardPatch,
     "undo": ast.Undo,
+    "set_option": ast.SetOption,
 }
 """The class of each statement rule."""
 

@@ -234,7 +234,8 @@ def _lacks_columns(failure: Failure) -> Diagnostic | None:
 
 def _lacks_clause(failure: Failure) -> Diagnostic | None:
     needed = [word for word in _NEEDED if word in failure.legal]
-    if not needed or "SEMICOLON" in failure.legal:
+    begins = "SELECT" in failure.legal  # a statement may begin here, with SET too
+    if not needed or begins or "SEMICOLON" in failure.legal:
         return None
     if failure.found.kind == "NAME" and not failure.legal <= {*_NEEDED}:
         return None

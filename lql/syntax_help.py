@@ -42,7 +42,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "USE",
-        'USE "file.vindex" | USE MODEL "model" | USE REMOTE "url"',
+        'USE "file.vindex" [CONFIG "checkpoint"] | USE MODEL "model" | USE REMOTE "url"',
         "open a vindex; the statements after it ask this one",
         'USE "smollm2.vindex"',
     ),
@@ -253,12 +253,13 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "DISCARD PATCH", "DISCARD PATCH", "drop the edits that are in no file", "DISCARD PATCH"
     ),
     StatementHelp("UNDO", "UNDO [n]", "take back the last edits", "UNDO 2"),
+    StatementHelp("SET", "SET option = value", "change how the session works", "SET device = cuda"),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "PLOT", "SET", "STEER")
+RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "PLOT", "STEER")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("USE", "TRACE"),)

@@ -87,6 +87,13 @@ class Column(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Word(Node):
+    """A bare name, in lower case: options and their values do not depend on case."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Star(Node):
     """``*``: every column, or every row inside ``COUNT``."""
 

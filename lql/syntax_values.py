@@ -160,6 +160,10 @@ def _column(children: Children, span: Span) -> ast.Column:
     return ast.Column(name, table, span=span)
 
 
+def _word(children: Children, span: Span) -> ast.Word:
+    return ast.Word(children[0].lower(), span=span)
+
+
 def _star(children: Children, span: Span) -> ast.Star:
     return ast.Star(span=span)
 
@@ -244,6 +248,8 @@ VALUE_RULES: Mapping[str, Builder] = {
     "layer_range": _layer_range,
     "column": _column,
     "edge_column": _column,
+    "option": _word,
+    "word_value": _word,
     "star": _star,
     "aggregate": _aggregate,
     "comparison": _comparison,

@@ -102,6 +102,14 @@ class PromptMode(Enum):
     RAW = "RAW"
 
 
+class Device(Enum):
+    """Where a model runs. AUTO is the GPU if there is one with room for it, else the processor."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
 class TracePositions(Enum):
     """Which token positions TRACE captures."""
 

@@ -128,6 +128,8 @@ def _statement(node: ast.Statement) -> str:
             return node.title
         case ast.Undo():
             return _slot(node.title, node.steps) or node.title
+        case ast.SetOption():
+            return f"SET {_value(node.option)} = {_value(node.value)}"
         case _:
             assert_never(node)
 
@@ -157,7 +159,7 @@ def _lifecycle(
                 _flag("RESUME", node.resume),
             )
         case ast.UseVindex():
-            return _slot("USE", node.path)
+            return _join(_slot("USE", node.path), _slot("CONFIG", node.config))
         case ast.UseModel():
             return _join(_slot(node.title, node.model), _flag("AUTO_EXTRACT", node.auto_extract))
         case ast.UseRemote():
@@ -407,10 +409,12 @@ def _first_column(node: ast.Condition) -> str | None:
 # --------------------------------------------------------------------------- words and values
 
 
-def _value(node: ast.Value | ast.Operand | ast.Star | ast.Current) -> str:
+def _value(node: ast.Value | ast.Operand | ast.Star | ast.Current | ast.Word) -> str:
     match node:
         case ast.Text():
             return quote(node.value)
+        case ast.Word():
+            return node.value
         case ast.Integer():
             return str(node.value)
         case ast.Number():

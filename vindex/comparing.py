@@ -15,6 +15,7 @@ from vindex.downmeta import Records, present
 from vindex.edits import ChangeFeature, DropFeature, Float32, Operation, Vector, WrittenToken
 from vindex.errors import VindexError
 from vindex.features import token_texts
+from vindex.source import StoredTensor
 from vindex.spec import Role
 from vindex.store import Vindex
 
@@ -140,7 +141,7 @@ def change_of(difference: FeatureDifference, right: Vindex) -> Operation:
 def _rows_differ(left: Vindex, right: Vindex, name: str, layer: int) -> npt.NDArray[np.bool_]:
     """Which features' vectors differ, ``[F]``."""
     role = _ROLES[name]
-    ours, theirs = left.tensor(role, layer), right.tensor(role, layer)
+    ours, theirs = _matrix(left, role, layer), _matrix(right, role, layer)
     axis = 0 if role is Role.DOWN else 1
     if ours.dtype is theirs.dtype:
         if ours.array is theirs.array:
@@ -151,8 +152,13 @@ def _rows_differ(left: Vindex, right: Vindex, name: str, layer: int) -> npt.NDAr
 
 def _row(vx: Vindex, name: str, layer: int, feature: int) -> Float32:
     role = _ROLES[name]
-    values = vx.tensor(role, layer).float32()
+    values = _matrix(vx, role, layer).float32()
     return values[:, feature] if role is Role.DOWN else values[feature]
+
+
+def _matrix(vx: Vindex, role: Role, layer: int) -> StoredTensor:
+    """The vectors of a layer; gates of all its experts, where it has some."""
+    return vx.gate(layer) if role is Role.GATE else vx.tensor(role, layer)
 
 
 def _described(vx: Vindex, layer: int) -> Records:

@@ -13,9 +13,25 @@ from typing import Any
 
 from vindex.bands import bands_for
 from vindex.checkpoint import Checkpoint, Ledger
-from vindex.index import IndexModelConfig, LayerInfo, Source, VindexIndex, shortest_float32
-from vindex.kinds import ExtractLevel, StorageDtype
-from vindex.spec import AttentionKind, AttentionSpec, ModelSpec, Role
+from vindex.index import (
+    IndexModelConfig,
+    LayerInfo,
+    MoeConfig,
+    Source,
+    VindexIndex,
+    shortest_float32,
+)
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.spec import (
+    AttentionKind,
+    AttentionSpec,
+    ModelSpec,
+    MoeSpec,
+    NormKind,
+    PartKind,
+    Role,
+    ffn_parts,
+)
 
 #: What larql calls itself in ``source.larql_version``; the key is required.
 LARQL_VERSION = "0.1.0"
@@ -30,10 +46,12 @@ def describe(
     *,
     level: ExtractLevel,
     dtype: StorageDtype,
+    quant: Quant,
     down_top_k: int,
 ) -> VindexIndex:
     """The index of a vindex about to be published, checksums still absent."""
     provenance = checkpoint.provenance
+    beyond = beyond_larql(spec)
     return VindexIndex(
         model=checkpoint.name,
         family=spec.family,
@@ -45,15 +63,16 @@ def describe(
         ),
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
-        intermediate_size=spec.layers[0].ffn.width,
+        intermediate_size=_dense_width(spec),
         vocab_size=spec.vocab_size,
         embed_scale=shortest_float32(spec.embed_scale),
         extract_level=level,
         dtype=dtype,
+        quant=quant,
         layer_bands=bands_for(spec.family, spec.num_layers),
         layers=tuple(layers),
         down_top_k=down_top_k,
-        has_model_weights=level > ExtractLevel.BROWSE,
+        has_model_weights=level > ExtractLevel.BROWSE and not beyond,
         model_config=model_config(spec, checkpoint.config),
         tie_word_embeddings=not any(tensor.role is Role.HEAD for tensor in ledger.used),
         lql={
@@ -65,8 +84,30 @@ def describe(
                 "sha256": dict(provenance.sha256),
             },
             "dropped": [{"name": drop.name, "rule": drop.rule} for drop in ledger.dropped],
+            **({"beyond_larql": list(beyond)} if beyond else {}),
         },
     )
+
+
+def beyond_larql(spec: ModelSpec) -> tuple[str, ...]:
+    """What this model computes that larql would leave out without a word.
+
+    larql does not look for tensors that it has no name for, and skips a layer whose keys it does
+    not find. Of such a model the index therefore tells it that there are no weights to run: it
+    then refuses to infer, and browses as ever.
+    """
+    attentions = [layer.attention for layer in spec.layers]
+    norms = [attention.qk_norm for attention in attentions]
+    terms = {
+        "latent attention": any(each.latent is not None for each in attentions),
+        "attention sinks": any(each.sinks for each in attentions),
+        "LayerNorms of q and k": any(
+            norm is not None and norm.kind is NormKind.LAYER for norm in norms
+        ),
+        "norms of sums": any(layer.placement.norms_sums for layer in spec.layers),
+        "projected embeddings": spec.projects_embeddings,
+    }
+    return tuple(term for term, used in terms.items() if used)
 
 
 def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig:
@@ -88,6 +129,7 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         num_kv_heads=plain.kv_heads,
         rope_base=_DEFAULT_THETA if main.rope is None else main.rope.theta,
         sliding_window=window,
+        moe=_moe(spec),
         global_head_dim=main.head_size if main.head_size != plain.head_size else None,
         num_global_kv_heads=main.kv_heads if main.kv_heads != plain.kv_heads else None,
         attention_k_eq_v=any(layer.attention.values_are_keys for layer in spec.layers),
@@ -102,7 +144,27 @@ def model_config(spec: ModelSpec, config: Mapping[str, Any]) -> IndexModelConfig
         attention_multiplier=_unless_one(config.get("attention_multiplier")),
         residual_multiplier=_unless_one(spec.layers[0].residual_multiplier),
         logits_scaling=_unless_one(spec.logit_divisor),
-        norm_eps=spec.final_norm.eps,
+        norm_eps=spec.layers[0].norm.eps,
+    )
+
+
+def _dense_width(spec: ModelSpec) -> int:
+    """Features of a dense FFN; of one expert in a model that has nothing else."""
+    kinds = {part.kind: part.ffn for layer in spec.layers for part in ffn_parts(layer.ffn)}
+    return (kinds.get(PartKind.DENSE) or kinds[PartKind.EXPERT]).width
+
+
+def _moe(spec: ModelSpec) -> MoeConfig | None:
+    moe = next((layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoeSpec)), None)
+    if moe is None:
+        return None
+    return MoeConfig(
+        num_experts=moe.routing.experts,
+        top_k=moe.routing.chosen,
+        shared_expert=moe.shared is not None,
+        router_type="top_k_softmax" if moe.beside is None else "gemma4_top_k_softmax",
+        moe_intermediate_size=moe.expert.width,
+        hybrid=moe.beside is not None,
     )
 
 

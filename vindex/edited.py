@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,18 @@ from vindex.downmeta import DownMeta, Records
 from vindex.edits import FeatureEdit, Slot
 from vindex.kinds import StorageDtype
 from vindex.labels import Labels
-from vindex.source import StoredTensor
-from vindex.spec import Role
+from vindex.source import QuantTensor, StoredTensor
+from vindex.spec import PartKind, Role, ffn_parts, part_roles
 from vindex.store import Vindex
 
-_ROLES = {Role.GATE: "gate", Role.UP: "up", Role.DOWN: "down"}
+_ROLES = {
+    role: name
+    for kind in PartKind
+    for role, name in zip(part_roles(kind), ("gate", "up", "down"), strict=True)
+}
+
+_Place = tuple[int, int | None]  # a layer, and an expert of it
+_ALL = -1  # in an expert's place: all FFNs of the layer
 
 
 class EditedVindex(Vindex):
@@ -43,7 +51,7 @@ class EditedVindex(Vindex):
         self._edits: dict[int, dict[int, FeatureEdit]] = defaultdict(dict)
         for (layer, feature), edit in features.items():
             self._edits[layer][feature] = edit
-        self._edited: dict[tuple[Role, int], StoredTensor] = {}
+        self._edited: dict[tuple[Role, _Place, bool], StoredTensor] = {}
 
     @cached_property
     def down_meta(self) -> DownMeta:
@@ -68,30 +76,82 @@ class EditedVindex(Vindex):
 
     def gate(self, layer: int) -> StoredTensor:
         """The gate matrix of a layer, ``[F, D]``."""
-        return self._with_rows(Role.GATE, layer, self._base.gate(layer))
+        edits = self._edits.get(layer, {})
+        return self._with_rows(Role.GATE, (layer, _ALL), self._base.gate(layer), edits)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        """Whether the tensor is stored."""
+        return self._base.has(role, layer, expert)
+
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         """A tensor, with the rows or columns of edited features."""
-        stored = self._base.tensor(role, layer)
-        return stored if layer is None else self._with_rows(role, layer, stored)
+        stored = self._base.tensor(role, layer, expert)
+        if layer is None or role not in _ROLES:
+            return stored
+        return self._with_rows(role, (layer, expert), stored, self._edits_of(role, layer, expert))
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor | QuantTensor:
+        """A matrix to multiply by: as floats where features are edited, else as stored."""
+        stored = self._base.matrix(role, layer, expert)
+        if layer is None or role not in _ROLES:
+            return stored
+        return self._with_rows(role, (layer, expert), stored, self._edits_of(role, layer, expert))
 
     def stored(self, key: str) -> StoredTensor:
         """A tensor of the manifest by its key."""
-        for (role, layer), known in self._keys.items():
+        for (role, layer, expert), known in self._keys.items():
             if known == key and layer is not None and role in _ROLES:
-                return self.tensor(role, layer)
+                return self.tensor(role, layer, expert)
         return self._base.stored(key)
 
-    def _with_rows(self, role: Role, layer: int, stored: StoredTensor) -> StoredTensor:
-        name = _ROLES.get(role)
+    def _edits_of(self, role: Role, layer: int, expert: int | None) -> Mapping[int, FeatureEdit]:
+        """The edits of one FFN of a layer, by its own numbers."""
         edits = self._edits.get(layer, {})
-        if name is None or not any(
-            edit.off or getattr(edit, name) is not None for edit in edits.values()
-        ):
+        spec = self._base.known_spec
+        if not edits or spec is None:
+            return edits
+        for part in ffn_parts(spec.layers[layer].ffn):
+            if part.expert == expert and role in part_roles(part.kind):
+                stop = part.first + part.ffn.width
+                return {
+                    feature - part.first: edit
+                    for feature, edit in edits.items()
+                    if part.first <= feature < stop
+                }
+        return {}
+
+    @overload
+    def _with_rows(
+        self, role: Role, place: _Place, stored: StoredTensor, edits: Mapping[int, FeatureEdit]
+    ) -> StoredTensor: ...
+
+    @overload
+    def _with_rows(
+        self,
+        role: Role,
+        place: _Place,
+        stored: StoredTensor | QuantTensor,
+        edits: Mapping[int, FeatureEdit],
+    ) -> StoredTensor | QuantTensor: ...
+
+    def _with_rows(
+        self,
+        role: Role,
+        place: _Place,
+        stored: StoredTensor | QuantTensor,
+        edits: Mapping[int, FeatureEdit],
+    ) -> StoredTensor | QuantTensor:
+        name = _ROLES[role]
+        if not any(edit.off or getattr(edit, name) is not None for edit in edits.values()):
             return stored
-        if (role, layer) not in self._edited:
-            values = np.array(stored.float32())
-            rows = values.T if role is Role.DOWN else values  # [F, D]
+        key = role, place, isinstance(stored, QuantTensor)
+        if key not in self._edited:
+            values = np.array(stored.rows(0, stored.shape[0]))
+            rows = values.T if name == "down" else values  # [F, D]
             for feature, edit in edits.items():
                 vector = getattr(edit, name)
                 if edit.off and vector is None:
@@ -99,8 +159,8 @@ class EditedVindex(Vindex):
                 elif vector is not None:
                     rows[feature] = vector.array
             values.flags.writeable = False
-            self._edited[role, layer] = StoredTensor(stored.key, StorageDtype.F32, values)
-        return self._edited[role, layer]
+            self._edited[key] = StoredTensor(stored.key, StorageDtype.F32, values)
+        return self._edited[key]
 
 
 class EditedDownMeta(DownMeta):

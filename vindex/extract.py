@@ -22,7 +22,7 @@ from pathlib import Path
 from vindex import files
 from vindex.checkpoint import Checkpoint, Dropped, balance
 from vindex.commit import Stage, refuse_existing, write_error
-from vindex.errors import CheckpointError, TargetExists, Unsupported, VindexError
+from vindex.errors import CheckpointError, TargetExists, VindexError
 from vindex.extraction import Extraction
 from vindex.families import spec_from_config
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
@@ -76,6 +76,7 @@ def extract(
     level: ExtractLevel = ExtractLevel.INFERENCE,
     dtype: StorageDtype = StorageDtype.F16,
     quant: Quant = Quant.NONE,
+    down_q4k: bool = False,
     overwrite: bool = False,
     scorer: TokenScorer | None = None,
     progress: Progress | None = None,
@@ -87,7 +88,9 @@ def extract(
         out: the directory to create.
         level: how much to store.
         dtype: element type of weights; biases are always f32.
-        quant: must be ``NONE`` in this version.
+        quant: what becomes of the matrices of attention, FFN and head. ``dtype`` is then that of
+            the embedding and the gate vectors for browsing.
+        down_q4k: quantise down matrices as coarsely as the others.
         overwrite: replace an existing vindex, atomically.
         scorer: the kernel of down_meta; the result is the same with any.
         progress: told about phases; its ``check`` may raise to cancel.
@@ -101,8 +104,6 @@ def extract(
             load or has more tokens than the embedding.
         VindexError: the disk is full or cannot be written. Nothing was published in any case.
     """
-    if quant is not Quant.NONE:
-        raise Unsupported("quantised vindexes come with a later version", hint="leave out QUANT")
     refuse_existing(out, overwrite=overwrite)
     _refuse_foreign(out)
     clock = Clock()
@@ -118,6 +119,8 @@ def extract(
             scorer=scorer or NumpyScorer(),
             progress=progress or NullProgress(),
             clock=clock,
+            quant=quant,
+            down_q4k=down_q4k,
         )
         _check_space(out, job.bytes_needed())
         with Stage(out, overwrite=overwrite) as stage, _explained(out):

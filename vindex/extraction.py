@@ -6,9 +6,10 @@ one layer: the embedding is scored from a map, in the checkpoint's own precision
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +24,24 @@ from vindex.describing import describe
 from vindex.downmeta import DownMetaWriter, Records, down_meta_bytes, make_records
 from vindex.dtypes import convert, to_float32
 from vindex.files import MappedFile
+from vindex.heap import trim_heap
 from vindex.index import LayerInfo, dump_index
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import Progress
+from vindex.quantising import QuantWriter, is_quantised, quantised_bytes
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, TokenScorer
 from vindex.seal import dump_seal
-from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import (
+    DOWN_ROLES,
+    GATE_ROLES,
+    ModelSpec,
+    MoeSpec,
+    Role,
+    StorageFile,
+    TensorSpec,
+)
 from vindex.writing import (
     OTHER_DTYPE,
     Clock,
@@ -39,10 +50,11 @@ from vindex.writing import (
     contiguous,
     encode_rows,
     entry_for,
-    trim_heap,
 )
 
 DOWN_TOP_K = 10
+
+Columns = npt.NDArray[np.float32]
 
 _SCORED_AT_ONCE = 1024  # features between two reports of progress
 #: Manifest order of the files; up and down matrices alternate, as in larql.
@@ -54,6 +66,7 @@ _MANIFEST_ORDER = {
     StorageFile.PLE: 3,
     StorageFile.HEAD: 4,
     StorageFile.POSITIONS: 5,
+    StorageFile.PROJECTIONS: 6,
 }
 
 
@@ -65,6 +78,8 @@ class Extraction:
         ledger: of ``checkpoint`` against ``spec``, balanced.
         side_files: configuration and tokenizer files to carry along, by name.
         scorer: the kernel of down_meta.
+        quant: what becomes of matrices; norms and biases of a quantised vindex are f32.
+        down_q4k: quantise down matrices as coarsely as the others.
         clock: gains the seconds of ``read``, ``hash``, ``write``, ``score`` and ``sync``.
     """
 
@@ -77,6 +92,8 @@ class Extraction:
     scorer: TokenScorer
     progress: Progress
     clock: Clock
+    quant: Quant = Quant.NONE
+    down_q4k: bool = False
 
     @property
     def _embed(self) -> tuple[TensorSpec, str]:
@@ -103,19 +120,39 @@ class Extraction:
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
         if tensor.file is ple.FILE:
             return ple.DTYPE
-        return StorageDtype.F32 if tensor.role.is_bias else self.dtype
+        is_vector = len(tensor.shape) == 1
+        exact = tensor.role.is_bias or (is_vector and self.quant is not Quant.NONE)
+        return StorageDtype.F32 if exact else self.dtype
+
+    def _file_of(self, tensor: TensorSpec) -> StorageFile:
+        """Where floats go; a quantised vindex keeps q and k norms with the other norms."""
+        is_vector = len(tensor.shape) == 1
+        return StorageFile.NORMS if is_vector and self.quant is not Quant.NONE else tensor.file
+
+    def _in_blocks(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor is kept in blocks, a gate besides its floats."""
+        if self.quant is Quant.NONE:
+            return False
+        below = tensor.role is Role.GATE and self.level < ExtractLevel.INFERENCE
+        return is_quantised(tensor, self.spec) and not below
+
+    def _in_floats(self, tensor: TensorSpec) -> bool:
+        return tensor.role is Role.GATE or not self._in_blocks(tensor)
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""
         embed, _ = self._embed
-        total = sum(
-            files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
-            for tensor, _ in [(embed, ""), *self._stored()]
-        )
+        total = sum(self._bytes_of(tensor) for tensor, _ in [(embed, ""), *self._stored()])
         if self._needs_scratch:
             total += files.tensor_bytes(embed.shape, self._exact_dtype.itemsize)
         total += down_meta_bytes([layer.ffn.width for layer in self.spec.layers], DOWN_TOP_K)
         return total + 4 * sum(len(data) for data in self.side_files.values())
+
+    def _bytes_of(self, tensor: TensorSpec) -> int:
+        """What a tensor takes on the disk, at most."""
+        floats = files.tensor_bytes(tensor.shape, self._dtype_of(tensor).itemsize)
+        blocks = quantised_bytes(tensor) if self._in_blocks(tensor) else 0
+        return blocks + (floats if self._in_floats(tensor) else 0)
 
     def write(self, writer: StageWriter) -> None:
         """Write every file of the stage, the seal last."""
@@ -135,6 +172,7 @@ class Extraction:
             layers,
             level=self.level,
             dtype=self.dtype,
+            quant=self.quant,
             down_top_k=DOWN_TOP_K,
         )
         checksums = writer.checksums(files.LARQL_CHECKSUMMED)
@@ -177,53 +215,96 @@ class Extraction:
     def _write_weights(self, writer: StageWriter) -> tuple[list[LayerInfo], list[ManifestEntry]]:
         """Every other tensor, model order: where the gate blocks lie, and the manifest."""
         stored = self._stored()
+        quantised = QuantWriter(self.checkpoint, self.spec, writer, down_q4k=self.down_q4k)
         self.progress.phase(
             "weights",
-            sum(files.tensor_bytes(t.shape, self._dtype_of(t).itemsize) for t, _ in stored),
+            sum(self._bytes_of(tensor) for tensor, _ in stored),
         )
-        layers: list[LayerInfo] = []
+        gates = [(tensor, name) for tensor, name in stored if tensor.role in GATE_ROLES]
+        layers = self._gate_blocks([tensor for tensor, _ in gates])
         entries: list[tuple[int, ManifestEntry]] = []
         for tensor, name in stored:
+            if self._in_blocks(tensor):
+                for count in quantised.write(tensor, name):
+                    self._step(count)
+            if not self._in_floats(tensor):
+                continue
             dtype = self._dtype_of(tensor)
-            file = writer.file(tensor.file.value)
+            target = self._file_of(tensor)
+            file = writer.file(target.value)
             file.align(dtype.itemsize)
-            entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
-            if tensor.role is Role.GATE:
-                assert tensor.layer is not None, "gate matrices belong to a layer"
-                layers.append(LayerInfo(tensor.layer, tensor.shape[0], entry.offset, entry.length))
-            else:
-                entries.append((_MANIFEST_ORDER[tensor.file], entry))
+            if tensor.role not in GATE_ROLES:
+                entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
+                entries.append((_MANIFEST_ORDER[target], entry))
             hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
             for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock, hint):
                 file.write(contiguous(rows))
                 self._step(rows.nbytes)
-        for name in {tensor.file.value: None for tensor, _ in stored}:
+        floats = [tensor for tensor, _ in stored if self._in_floats(tensor)]
+        for name in {self._file_of(tensor).value: None for tensor in floats}:
             writer.finish(name)
         entries.sort(key=lambda item: item[0])
+        head = quantised.finish()
+        if head is not None:
+            entries.append((_MANIFEST_ORDER[StorageFile.HEAD], head))
         return layers, [entry for _, entry in entries]
+
+    def _gate_blocks(self, gates: Sequence[TensorSpec]) -> list[LayerInfo]:
+        """Where the block of each layer lies in ``gate_vectors.bin``: matrices in model order."""
+        layers: list[LayerInfo] = []
+        offset = 0
+        for layer, group in itertools.groupby(gates, key=lambda tensor: tensor.layer):
+            assert layer is not None, "gate matrices belong to a layer"
+            rows = sum(tensor.shape[0] for tensor in group)
+            length = files.tensor_bytes((rows, self.spec.hidden_size), self.dtype.itemsize)
+            ffn = self.spec.layers[layer].ffn
+            info = LayerInfo(layer, rows, offset, length)
+            if isinstance(ffn, MoeSpec) and ffn.beside is None:
+                # larql counts from the block's first row, so not where a dense FFN comes first.
+                info = replace(
+                    info,
+                    num_experts=ffn.routing.experts,
+                    num_features_per_expert=ffn.expert.width,
+                )
+            layers.append(info)
+            offset += length
+        return layers
 
     def _write_down_meta(self, writer: StageWriter, blank: npt.NDArray[np.bool_]) -> None:
         """``down_meta.bin``: the exact best tokens of every down column."""
-        down = [item for item in self.ledger.used.items() if item[0].role is Role.DOWN]
+        down = [item for item in self.ledger.used.items() if item[0].role in DOWN_ROLES]
         self.progress.phase("features", sum(tensor.shape[1] for tensor, _ in down), "features")
         meta = DownMetaWriter(writer.file(files.DOWN_META).write, self.spec.num_layers, DOWN_TOP_K)
+        projection = self._head_projection()
         with self._exact_embeddings(writer) as embeddings:
             with self.clock.measure("score"):
                 self.scorer.begin(embeddings)
-            for tensor, name in down:
-                with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
-                    matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
-                    check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
-                    columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+            for _, group in itertools.groupby(down, key=lambda item: item[0].layer):
+                columns = (self._columns(*item, projection) for item in group)
                 meta.layer(np.concatenate(list(self._records(columns, blank))))
         writer.finish(files.DOWN_META)
 
+    def _columns(self, tensor: TensorSpec, name: str, projection: Columns | None) -> Columns:
+        """The down columns of an FFN, ``[F, D]``, ready to be compared with embeddings."""
+        with self.clock.measure("read", files.tensor_bytes(tensor.shape, 4)):
+            matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+            check_finite(matrix, StorageDtype.F32, name, partial(np.asarray, matrix))
+            columns = np.ascontiguousarray(matrix.T).astype(np.float32, copy=False)
+            return columns if projection is None else columns @ projection.T
+
+    def _head_projection(self) -> Columns | None:
+        """What turns a down column into something an embedding can be compared with: [E, D]."""
+        for tensor, name in self.ledger.used.items():
+            if tensor.role is Role.HEAD_PROJECTION:
+                matrix = read_tensor(self.checkpoint, tensor, name, StorageDtype.F32)
+                return matrix.astype(np.float32, copy=False)
+        return None
+
     def _records(
-        self, columns: npt.NDArray[np.float32], blank: npt.NDArray[np.bool_]
+        self, columns: Iterable[Columns], blank: npt.NDArray[np.bool_]
     ) -> Iterator[Records]:
-        """Records of a layer's down columns ``[F, D]``, so many at a time."""
-        for start in range(0, len(columns), _SCORED_AT_ONCE):
-            part = columns[start : start + _SCORED_AT_ONCE]
+        """Records of the down columns of a layer's FFNs, so many at a time."""
+        for part in _regrouped(columns, _SCORED_AT_ONCE):
             with self.clock.measure("score", part.nbytes):
                 best = self.scorer.top(part, DOWN_TOP_K)
             yield make_records(best, blank, DOWN_TOP_K)
@@ -247,3 +328,16 @@ class Extraction:
         self.checkpoint.release()
         self.progress.advance(amount)
         self.progress.check()
+
+
+def _regrouped(parts: Iterable[Columns], rows: int) -> Iterator[Columns]:
+    """The same rows in their order, so many at a time whatever the size of the parts."""
+    held: Columns | None = None
+    for part in parts:
+        held = part if held is None else np.concatenate([held, part])
+        whole = len(held) - len(held) % rows
+        for start in range(0, whole, rows):
+            yield held[start : start + rows]
+        held = held[whole:] if whole < len(held) else None
+    if held is not None:
+        yield held

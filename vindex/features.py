@@ -20,6 +20,7 @@ from vindex.downmeta import present, used_slots
 from vindex.dtypes import to_float32
 from vindex.errors import VindexInvalid
 from vindex.gates import gate_scores
+from vindex.spec import Role
 from vindex.store import Vindex
 
 Float32 = npt.NDArray[np.float32]
@@ -129,9 +130,12 @@ def prompt_query(vx: Vindex, text: str) -> tuple[Float32, int] | None:
 
 
 def embedding_rows(vx: Vindex, ids: Sequence[int]) -> Float32:
-    """Unscaled embeddings of some tokens in float32, ``[N, D]``."""
+    """Unscaled embeddings of some tokens in float32, ``[N, D]``, projected where the model does."""
     stored = vx.embeddings
-    return to_float32(stored.array[np.asarray(ids)], stored.dtype)
+    rows = to_float32(stored.array[np.asarray(ids)], stored.dtype)
+    if not vx.has(Role.EMBED_PROJECTION):
+        return rows
+    return np.asarray(rows @ vx.tensor(Role.EMBED_PROJECTION).float32().T)
 
 
 def gate_walk(

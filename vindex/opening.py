@@ -9,8 +9,9 @@ answers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vindex import files, ple, quick_tokenizer, tokens
 from vindex.downmeta import DownMeta
@@ -29,17 +30,34 @@ from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
-from vindex.spec import ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import GATE_ROLES, QUANTISED, FfnSpec, ModelSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
+
+if TYPE_CHECKING:
+    from vindex.kquant import QuantEntry
 
 _HEAD_KEY = "lm_head.weight"
 _MAX_JSON = 64 << 20
 
 
-def inspect(path: Path) -> Contents:
+class Supplement(Protocol):
+    """What completes a vindex that larql wrote; see ``vindex.completion``."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's configuration."""
+
+    def fill(self, path: Path, missing: Sequence[TensorSpec]) -> None:
+        """Give the tensors that are missing, or raise."""
+
+
+def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     """Read the small files of a vindex and check all that can be without reading the large ones.
+
+    Args:
+        supplement: tells and gives what larql left out.
 
     Raises:
         VindexNotFound: there is no vindex at the path.
@@ -55,7 +73,6 @@ def inspect(path: Path) -> Contents:
         seal.check_bytes(files.INDEX, index_bytes, path)
     maps = _map_known(path)
     _check_gate(path, index, maps)
-    embeddings_dtype = _check_embeddings(path, index, maps)
     _check_down_meta(index, maps)
     if tokens.FILE in maps:
         StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
@@ -63,17 +80,24 @@ def inspect(path: Path) -> Contents:
         QuickTokenizer(maps[quick_tokenizer.FILE])
     if not (path / files.TOKENIZER).exists():
         raise VindexIncomplete(f"{files.TOKENIZER} is missing from {path}", path=path)
-    declared, entries = _read_manifest(path, seal, maps)
+    listed, entries = _read_manifest(path, seal, maps)
+    quantised = _read_quantised(path, index, seal, listed, maps)
+    declared = frozenset(entry.key for entry in listed)
     # Below inference level nobody can tell whether there was a head, and nobody needs it.
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
-    have_keys = entries.keys() | ({_HEAD_KEY} if may_have_head else set())
-    spec, notes = _read_spec(path, index, seal, have_keys)
+    have_keys = entries.keys() | quantised.keys() | ({_HEAD_KEY} if may_have_head else set())
+    spec, notes = _read_spec(path, index, seal, have_keys, supplement)
+    embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
+    embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
-    if index.quant is not Quant.NONE or index.fp4 is not None or index.bitnet_layout is not None:
-        lacking = _quantised(path)
+    if index.fp4 is not None or index.bitnet_layout is not None:
+        lacking = _other_blocks(path)
     elif isinstance(spec, ModelSpec):
         _check_agreement(path, index, spec)
-        missing = _missing(path, index, spec, entries)
+        missing = _missing(path, index, spec, entries, quantised)
+        if supplement is not None:
+            supplement.fill(path, missing)
+            missing = []
         only_head = [tensor.role for tensor in missing] == [Role.HEAD]
         if only_head and _HEAD_KEY in declared and index.tie_word_embeddings is None:
             lacking = _head_lost(index, path)
@@ -88,6 +112,8 @@ def inspect(path: Path) -> Contents:
         spec=spec,
         maps=maps,
         entries=entries,
+        embedding_size=embedding_size,
+        quantised=quantised,
         embeddings_dtype=embeddings_dtype,
         lacking=lacking,
         notes=notes,
@@ -200,7 +226,7 @@ def _check_gate(path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]) 
 
 
 def _check_embeddings(
-    path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]
+    path: Path, index: VindexIndex, size: int, maps: Mapping[str, MappedFile]
 ) -> StorageDtype:
     """The element type of ``embeddings.bin``, told from its exact size as larql does."""
     mapped = maps.get(files.EMBEDDINGS)
@@ -210,14 +236,14 @@ def _check_embeddings(
             hint=extract_hint(index, path, index.extract_level),
             path=path,
         )
-    shape = (index.vocab_size, index.hidden_size)
+    shape = (index.vocab_size, size)
     if mapped.size == files.tensor_bytes(shape, 4):
         return StorageDtype.F32
     if mapped.size == files.tensor_bytes(shape, 2):
         return StorageDtype.BF16 if index.dtype is StorageDtype.BF16 else StorageDtype.F16
     raise VindexInvalid(
         f"{files.EMBEDDINGS} has {mapped.size:,} bytes, which is neither two nor four for each of "
-        f"{index.vocab_size:,} x {index.hidden_size:,} elements",
+        f"{index.vocab_size:,} x {size:,} elements",
         path=mapped.path,
     )
 
@@ -245,11 +271,11 @@ def _check_down_meta(index: VindexIndex, maps: Mapping[str, MappedFile]) -> None
 
 def _read_manifest(
     path: Path, seal: Seal | None, maps: dict[str, MappedFile]
-) -> tuple[frozenset[str], dict[str, ManifestEntry]]:
-    """Keys that the manifest names, and the tensors that are there; maps its other files."""
+) -> tuple[tuple[ManifestEntry, ...], dict[str, ManifestEntry]]:
+    """All that the manifest lists, and the float tensors that are there; maps its other files."""
     manifest = path / files.MANIFEST
     if not manifest.exists():
-        return frozenset(), {}
+        return (), {}
     data = files.read_small(manifest, MANIFEST_LIMIT)
     if seal is not None:
         seal.check_bytes(files.MANIFEST, data, path)
@@ -257,18 +283,46 @@ def _read_manifest(
     for name in {entry.file for entry in declared if entry.is_float} - maps.keys():
         if (path / name).exists():
             maps[name] = MappedFile(path, name)
-    keys = frozenset(entry.key for entry in declared)
-    return keys, stored_entries(declared, maps, manifest)
+    return declared, stored_entries(declared, maps, manifest)
+
+
+def _read_quantised(
+    path: Path,
+    index: VindexIndex,
+    seal: Seal | None,
+    listed: tuple[ManifestEntry, ...],
+    maps: dict[str, MappedFile],
+) -> Mapping[str, QuantEntry]:
+    """The quantised matrices that are there; maps their files."""
+    if index.quant is Quant.NONE:
+        return {}
+    from vindex import kquant  # here: the codecs are no part of opening other vindexes
+
+    return kquant.read_entries(
+        path, seal, listed, maps, head_shape=(index.vocab_size, index.hidden_size)
+    )
 
 
 def _read_spec(
-    path: Path, index: VindexIndex, seal: Seal | None, have_keys: Container[str]
+    path: Path,
+    index: VindexIndex,
+    seal: Seal | None,
+    have_keys: Container[str],
+    supplement: Supplement | None,
 ) -> tuple[ModelSpec | VindexError, tuple[str, ...]]:
     """The model's description, or why there is none, and notes about it."""
     from vindex.families import spec_from_config, spec_from_index
 
     config = path / files.CONFIG
+    if supplement is not None and index.ours:
+        raise VindexInvalid(
+            f"{path} was not written by larql: it lacks nothing that a configuration could give",
+            hint="leave out CONFIG",
+            path=path,
+        )
     try:
+        if supplement is not None:
+            return spec_from_config(supplement.config), ()
         if config.exists():
             data = files.read_small(config, _MAX_JSON)
             if seal is not None:
@@ -312,7 +366,11 @@ def _check_agreement(path: Path, index: VindexIndex, spec: ModelSpec) -> None:
 
 
 def _missing(
-    path: Path, index: VindexIndex, spec: ModelSpec, entries: Mapping[str, ManifestEntry]
+    path: Path,
+    index: VindexIndex,
+    spec: ModelSpec,
+    entries: Mapping[str, ManifestEntry],
+    quantised: Mapping[str, QuantEntry],
 ) -> list[TensorSpec]:
     """Tensors that the level promises and the vindex does not hold.
 
@@ -321,16 +379,28 @@ def _missing(
     """
     missing: list[TensorSpec] = []
     for tensor in spec.needed(index.extract_level):
+        if _is_quantised(tensor, index, spec):
+            matrix = quantised.get(tensor.key)
+            if matrix is not None and not matrix.holds(tensor.shape):
+                raise VindexInvalid(
+                    f"{tensor.key} has {matrix.rows:,} rows of {matrix.padded_cols:,} quantised "
+                    f"values; the model needs {list(tensor.shape)}, rows padded to whole blocks",
+                    path=path,
+                )
+            if matrix is not None and tensor.role is not Role.GATE:
+                continue
+            if matrix is None and not (tensor.role is Role.HEAD and _is_tied(index, spec)):
+                missing.append(tensor)
+                continue
         match tensor.role:
             case Role.EMBED:
                 continue
-            case Role.GATE:
+            case role if role in GATE_ROLES:
                 if tensor.layer is None or index.layer_info(tensor.layer) is None:
                     missing.append(tensor)
                 continue
             case Role.HEAD:
-                tied = spec.tied if index.tie_word_embeddings is None else index.tie_word_embeddings
-                if tied and tensor.key not in entries:
+                if _is_tied(index, spec) and tensor.key not in entries:
                     continue
             case _:
                 pass
@@ -343,6 +413,22 @@ def _missing(
                 path=path / files.MANIFEST,
             )
     return missing
+
+
+def _is_tied(index: VindexIndex, spec: ModelSpec) -> bool:
+    """Whether the embedding stands in for a head."""
+    return spec.tied if index.tie_word_embeddings is None else index.tie_word_embeddings
+
+
+def _is_quantised(tensor: TensorSpec, index: VindexIndex, spec: ModelSpec) -> bool:
+    """Whether a vindex of this index keeps a tensor in blocks, the gate besides its floats."""
+    if index.quant is Quant.NONE or tensor.role not in QUANTISED:
+        return False
+    if tensor.role is Role.GATE and tensor.layer is not None:
+        ffn = spec.layers[tensor.layer].ffn
+        gated = isinstance(ffn, FfnSpec) and ffn.gated
+        return gated and index.extract_level >= ExtractLevel.INFERENCE
+    return True
 
 
 def _incomplete(index: VindexIndex, path: Path, missing: list[TensorSpec]) -> VindexIncomplete:
@@ -367,9 +453,9 @@ def _head_lost(index: VindexIndex, path: Path) -> VindexIncomplete:
     )
 
 
-def _quantised(path: Path) -> Unsupported:
+def _other_blocks(path: Path) -> Unsupported:
     return Unsupported(
-        f"{path} holds quantised weights; quantised vindexes come with a later version",
-        hint="browsing works; for inference extract without QUANT",
+        f"{path} holds FP4, FP8 or ternary weights, which this version does not compute with",
+        hint="browsing works; for inference extract with QUANT q4k or without QUANT",
         path=path,
     )

@@ -15,139 +15,64 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vindex.kinds import ExtractLevel
+from vindex.spec_attention import (
+    AttentionKind,
+    AttentionSpec,
+    LatentSpec,
+    QkNormSpan,
+    RopeScaling,
+    RopeSpec,
+)
+from vindex.spec_ffn import (
+    Activation,
+    DenseBeside,
+    FfnPart,
+    FfnSpec,
+    GroupLimit,
+    GroupScore,
+    MoeSpec,
+    NormKind,
+    NormSpec,
+    PartKind,
+    RoutingSpec,
+    Scoring,
+    ffn_parts,
+)
 
-
-class NormKind(Enum):
-    """How a normalisation uses its weight."""
-
-    RMS = "rms"  # x * rsqrt(mean(x^2) + eps), cast to input dtype, times w
-    RMS_OFFSET = "rms_offset"  # the same, times (1 + w), in float32 before the cast (Gemma 1-3)
-    LAYER = "layer"  # LayerNorm with weight and bias
-
-
-@dataclass(frozen=True, slots=True)
-class NormSpec:
-    """A normalisation: its kind and epsilon (added inside the root)."""
-
-    kind: NormKind
-    eps: float
-
-
-class Activation(Enum):
-    """FFN non-linearity. ``GELU`` is the exact (erf) one, ``GELU_TANH`` the tanh approximation."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    RELU = "relu"
-
-
-class RopeScaling(Enum):
-    """Rule that stretches the rotary frequencies (inference.md 1.1.3)."""
-
-    NONE = "default"
-    LINEAR = "linear"
-    LLAMA3 = "llama3"
-    DYNAMIC = "dynamic"
-    YARN = "yarn"
-    LONGROPE = "longrope"
-    PROPORTIONAL = "proportional"
-
-
-@dataclass(frozen=True, slots=True)
-class RopeSpec:
-    """Rotary position embedding of one layer type.
-
-    Attributes:
-        theta: base of the frequency table.
-        rotary_size: lanes rotated, from the first; the rest pass through. Even.
-        scaling: the rule; its parameters below are ``None`` where it does not use them.
-        factor: stretch factor.
-        low_freq_factor, high_freq_factor: llama3 band edges.
-        original_max_positions: context length the base table was trained for.
-        interleaved: rotate pairs (2i, 2i+1) instead of (i, i + rotary_size / 2).
-        turning_pairs: proportional only: the first so many pairs turn, as those of a whole
-            head do; the others stand still.
-        low_dim, high_dim: yarn: pairs below the first keep their frequency, pairs from the second
-            on are stretched, those between are blended.
-        short_factors, long_factors: longrope: stretch of each pair, [rotary_size / 2], for
-            sequences of at most ``original_max_positions`` and for longer ones.
-        attention_factor: yarn and longrope: factor on cosine and sine.
-    """
-
-    theta: float
-    rotary_size: int
-    scaling: RopeScaling = RopeScaling.NONE
-    factor: float | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_max_positions: int | None = None
-    interleaved: bool = False
-    turning_pairs: int | None = None
-    low_dim: float | None = None
-    high_dim: float | None = None
-    short_factors: tuple[float, ...] | None = None
-    long_factors: tuple[float, ...] | None = None
-    attention_factor: float = 1.0
-
-
-class AttentionKind(Enum):
-    """Which keys a query may see; the strings are the Hugging Face ``layer_types``."""
-
-    FULL = "full_attention"
-    SLIDING = "sliding_attention"
-
-
-class QkNormSpan(Enum):
-    """What a norm of q and k takes its statistics over."""
-
-    HEAD = "head"  # each head on its own; one weight [S] for all
-    PROJECTION = "projection"  # all heads together; weights [H * S] and [K * S]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionSpec:
-    """Attention of one layer.
-
-    Attributes:
-        window: keys visible to a query including itself (``None`` for full attention).
-        scale: factor on q·k.
-        softcap: ``cap * tanh(scores / cap)`` before the mask, or ``None``.
-        qk_norm: norm of q and k before rope, or ``None``.
-        qk_norm_span: what its statistics are taken over.
-        rope: ``None`` for models with learned positions.
-        v_norm: per-head norm of v, without a weight, or ``None``.
-        values_are_keys: v is what the key projection gives, before k's norm and rope; there is no
-            projection of v.
-        kv_source: the earlier layer whose keys and values this one reads instead of having k and
-            v of its own, or ``None``.
-    """
-
-    kind: AttentionKind
-    heads: int
-    kv_heads: int
-    head_size: int
-    scale: float
-    rope: RopeSpec | None
-    window: int | None = None
-    softcap: float | None = None
-    qk_norm: NormSpec | None = None
-    qk_norm_span: QkNormSpan = QkNormSpan.HEAD
-    qkv_bias: bool = False
-    output_bias: bool = False
-    v_norm: NormSpec | None = None
-    values_are_keys: bool = False
-    kv_source: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FfnSpec:
-    """Feed-forward of one layer: ``down(act(gate x) * up x)``; ungated ``down(act(up x))``."""
-
-    width: int
-    activation: Activation
-    gated: bool = True
-    bias: bool = False
+__all__ = [
+    "DOWN_ROLES",
+    "GATE_ROLES",
+    "Activation",
+    "AttentionKind",
+    "AttentionSpec",
+    "Cut",
+    "DenseBeside",
+    "FfnPart",
+    "FfnSpec",
+    "GroupLimit",
+    "GroupScore",
+    "LatentSpec",
+    "LayerSpec",
+    "LearnedPositions",
+    "ModelSpec",
+    "MoeSpec",
+    "NormKind",
+    "NormSpec",
+    "PartKind",
+    "Placement",
+    "PleSpec",
+    "QkNormSpan",
+    "Role",
+    "RopeScaling",
+    "RopeSpec",
+    "RoutingSpec",
+    "Scoring",
+    "StorageFile",
+    "TensorIdentity",
+    "TensorSpec",
+    "ffn_parts",
+    "part_roles",
+]
 
 
 class Placement(Enum):
@@ -156,6 +81,7 @@ class Placement(Enum):
     PRE: ``h += attn(n1 h); h += ffn(n2 h)``.
     SANDWICH: ``h += n1b(attn(n1 h)); h += n2b(ffn(n2 h))`` (Gemma 2, 3).
     POST: ``h += n1b(attn(h)); h += n2b(ffn(h))`` (OLMo 2).
+    SUM: ``h = n1(h + attn(h)); h = n2(h + ffn(h))`` (OPT-350M).
     PARALLEL: ``h += attn(n1 h) + ffn(n2 h)`` (GPT-NeoX).
     PARALLEL_SHARED: ``h += attn(n1 h) + ffn(n1 h)`` (Phi 1 and 2).
     """
@@ -163,23 +89,29 @@ class Placement(Enum):
     PRE = "pre"
     SANDWICH = "sandwich"
     POST = "post"
+    SUM = "sum"
     PARALLEL = "parallel"
     PARALLEL_SHARED = "parallel_shared"
 
     @property
     def norms_inputs(self) -> bool:
         """Whether attention and FFN read normed values."""
-        return self is not Placement.POST
+        return self not in (Placement.POST, Placement.SUM)
 
     @property
     def norms_ffn_input(self) -> bool:
         """Whether the FFN's input has a norm of its own."""
-        return self not in (Placement.POST, Placement.PARALLEL_SHARED)
+        return self.norms_inputs and self is not Placement.PARALLEL_SHARED
 
     @property
     def norms_outputs(self) -> bool:
         """Whether what attention and FFN add to the residual stream is normed."""
         return self in (Placement.SANDWICH, Placement.POST)
+
+    @property
+    def norms_sums(self) -> bool:
+        """Whether the residual stream itself is normed after each addition."""
+        return self is Placement.SUM
 
     @property
     def parallel(self) -> bool:
@@ -198,7 +130,7 @@ class LayerSpec:
 
     index: int
     attention: AttentionSpec
-    ffn: FfnSpec
+    ffn: FfnSpec | MoeSpec
     placement: Placement
     norm: NormSpec
     scaled: bool = False
@@ -227,6 +159,8 @@ class Role(Enum):
     """What a tensor does in the forward pass; with a layer index it identifies a tensor."""
 
     EMBED = "embed"
+    EMBED_PROJECTION = "embed_projection"  # from an embedding of another size to D
+    HEAD_PROJECTION = "head_projection"  # from D back to that size, before the head
     POSITIONS = "positions"  # learned position embeddings
     FINAL_NORM = "final_norm"
     HEAD = "head"
@@ -238,6 +172,10 @@ class Role(Enum):
     FFN_POST_NORM = "ffn_post_norm"  # on the FFN output (sandwich)
     ATTN_NORM_BIAS = "attn_norm_bias"
     FFN_NORM_BIAS = "ffn_norm_bias"
+    ATTN_SUM_NORM = "attn_sum_norm"  # on the residual stream, attention added
+    ATTN_SUM_NORM_BIAS = "attn_sum_norm_bias"
+    FFN_SUM_NORM = "ffn_sum_norm"  # on the residual stream, the FFN added
+    FFN_SUM_NORM_BIAS = "ffn_sum_norm_bias"
     Q = "q"
     K = "k"
     V = "v"
@@ -248,12 +186,40 @@ class Role(Enum):
     O_BIAS = "o_bias"
     Q_NORM = "q_norm"
     K_NORM = "k_norm"
+    Q_NORM_BIAS = "q_norm_bias"
+    K_NORM_BIAS = "k_norm_bias"
+    SINKS = "sinks"  # a score for each head that takes part in the softmax only
+    Q_LATENT = "q_latent"  # to the latent that Q reads in x's place
+    Q_LATENT_BIAS = "q_latent_bias"
+    Q_LATENT_NORM = "q_latent_norm"
+    KV_LATENT = "kv_latent"  # to the latent of keys and values, and below it the rotated key
+    KV_LATENT_BIAS = "kv_latent_bias"
+    KV_LATENT_NORM = "kv_latent_norm"
+    KV = "kv"  # from that latent: for each head rows of its key, then of its value
     GATE = "gate"
     UP = "up"
     DOWN = "down"
     GATE_BIAS = "gate_bias"
     UP_BIAS = "up_bias"
     DOWN_BIAS = "down_bias"
+    ROUTER = "router"  # a row for each expert
+    ROUTER_BIAS = "router_bias"
+    ROUTER_CORRECTION_BIAS = "router_correction_bias"  # on scores, for the choice only
+    ROUTER_SCALE = "router_scale"  # on the router's normed input
+    EXPERT_SCALE = "expert_scale"  # on the experts' weights, one number for each
+    EXPERT_GATE = "expert_gate"  # with an expert's number, as all EXPERT_* below
+    EXPERT_UP = "expert_up"
+    EXPERT_DOWN = "expert_down"
+    EXPERT_GATE_BIAS = "expert_gate_bias"
+    EXPERT_UP_BIAS = "expert_up_bias"
+    EXPERT_DOWN_BIAS = "expert_down_bias"
+    SHARED_GATE = "shared_gate"
+    SHARED_UP = "shared_up"
+    SHARED_DOWN = "shared_down"
+    SHARED_SWITCH = "shared_switch"  # one row: how much of the shared expert is added
+    DENSE_POST_NORM = "dense_post_norm"  # on the output of the FFN beside the experts
+    EXPERTS_NORM = "experts_norm"  # before the experts beside it
+    EXPERTS_POST_NORM = "experts_post_norm"  # on their output
     LAYER_SCALAR = "layer_scalar"  # on the residual stream, at the layer's end
     PLE_PROJECTION = "ple_projection"  # M: from the embedding to all layers' vectors
     PLE_PROJECTION_NORM = "ple_projection_norm"  # on each layer's part of what M gives
@@ -265,7 +231,34 @@ class Role(Enum):
     @property
     def is_bias(self) -> bool:
         """Whether it is added, not multiplied; a vindex keeps those in float32."""
-        return self.value.endswith("_bias")
+        return self.value.endswith("_bias") or self is Role.SINKS
+
+    @property
+    def bias(self) -> Role:
+        """The bias that belongs to a matrix of this role."""
+        return Role(f"{self.value}_bias")
+
+
+_PART_ROLES = {
+    PartKind.DENSE: (Role.GATE, Role.UP, Role.DOWN),
+    PartKind.EXPERT: (Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN),
+    PartKind.SHARED: (Role.SHARED_GATE, Role.SHARED_UP, Role.SHARED_DOWN),
+}
+
+
+def part_roles(kind: PartKind) -> tuple[Role, Role, Role]:
+    """The roles of the gate, up and down matrices of an FFN."""
+    return _PART_ROLES[kind]
+
+
+#: Matrices that together are a layer's block of gate rows.
+GATE_ROLES = frozenset(gate for gate, _, _ in _PART_ROLES.values())
+#: Matrices whose columns together are what a layer's features write.
+DOWN_ROLES = frozenset(down for _, _, down in _PART_ROLES.values())
+
+
+#: What a block-quantised vindex keeps in blocks; all else stays in floats.
+QUANTISED = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD})
 
 
 class StorageFile(Enum):
@@ -279,6 +272,7 @@ class StorageFile(Enum):
     NORMS = "norms.bin"
     PLE = "ple_weights.bin"
     POSITIONS = "position_embeddings.bin"  # ours: larql has no learned positions
+    PROJECTIONS = "embedding_projections.bin"  # ours: larql's embeddings are of size D
     HEAD = "lm_head.bin"
 
 
@@ -288,7 +282,9 @@ class Cut:
 
     The checkpoint tensor, turned over first if ``transposed``, consists of ``blocks`` equal blocks
     of rows; rows ``start..stop`` of every block, below each other, are the vindex tensor. Fused
-    projections have one block, GPT-NeoX's q, k and v one for each head.
+    projections have one block, GPT-NeoX's q, k and v one for each head, rows that alternate
+    between gate and up one for each feature. Of a checkpoint tensor that holds all experts only
+    the part of one is looked at.
 
     Attributes:
         key: of the checkpoint tensor, without the family's prefix.
@@ -296,6 +292,7 @@ class Cut:
         start, stop: rows within each block.
         blocks: how many.
         transposed: the checkpoint has ``[in, out]``.
+        slab: the checkpoint tensor has one axis more, the first; this is the place on it.
     """
 
     key: str
@@ -304,6 +301,7 @@ class Cut:
     stop: int
     blocks: int = 1
     transposed: bool = False
+    slab: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +317,8 @@ class TensorSpec:
         level: the lowest extract level that stores it.
         optional: may be absent (an lm_head of a tied model).
         cut: where in a checkpoint it comes from; ``None`` if it is there under ``key``.
+        others: where other checkpoints of the family have it.
+        expert: identity too, for the tensors of an expert.
     """
 
     role: Role
@@ -329,6 +329,17 @@ class TensorSpec:
     level: ExtractLevel
     optional: bool = False
     cut: Cut | None = None
+    others: tuple[Cut, ...] = ()
+    expert: int | None = None
+
+    @property
+    def identity(self) -> TensorIdentity:
+        """What tells it from the model's other tensors."""
+        return self.role, self.layer, self.expert
+
+
+#: Role, layer and expert; ``None`` for what a tensor does not belong to.
+TensorIdentity = tuple[Role, int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +362,8 @@ class ModelSpec:
     Attributes:
         family: name of the family module that built it (``llama``, ``gemma3``).
         model_type: the config's own ``model_type``, as written to ``index.json``.
+        embedding_size: of the rows of embedding and head; D unless they are projected.
+        final_norm: before the head, or ``None``.
         embed_scale: factor on looked-up embeddings.
         logit_divisor: what logits are divided by, before the soft cap.
         logit_softcap: ``cap * tanh(logits / cap)``, or ``None``.
@@ -367,7 +380,8 @@ class ModelSpec:
     vocab_size: int
     hidden_size: int
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec
+    final_norm: NormSpec | None
+    embedding_size: int
     embed_scale: float
     tied: bool
     max_positions: int
@@ -385,8 +399,13 @@ class ModelSpec:
         return len(self.layers)
 
     @property
+    def projects_embeddings(self) -> bool:
+        """Whether embeddings are of another size than the residual stream."""
+        return self.embedding_size != self.hidden_size
+
+    @property
     def intermediate_size(self) -> int:
-        """Widest FFN of the model; per-layer truth is ``layers[i].ffn.width``."""
+        """Features of the layer with the most; per-layer truth is ``layers[i].ffn.width``."""
         return max(layer.ffn.width for layer in self.layers)
 
     def needed(self, level: ExtractLevel) -> Iterator[TensorSpec]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
 from vindex.downmeta import DownMeta
@@ -25,17 +27,28 @@ from vindex.errors import (
 )
 from vindex.files import MappedFile
 from vindex.index import VindexIndex
-from vindex.kinds import ExtractLevel, StorageDtype
+from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
 from vindex.quick_tokenizer import QuickTokenizer
-from vindex.source import StoredTensor
-from vindex.spec import ModelSpec, Role
+from vindex.source import QuantTensor, StoredTensor
+from vindex.spec import (
+    GATE_ROLES,
+    FfnPart,
+    ModelSpec,
+    Role,
+    TensorIdentity,
+    TensorSpec,
+    ffn_parts,
+    part_roles,
+)
 from vindex.strict_json import load
 from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from vindex.kquant import QuantEntry
 
 _MAX_JSON = 64 << 20
 _MAX_TOKENIZER = 256 << 20
@@ -48,7 +61,9 @@ class Contents:
     Attributes:
         spec: the model, or why it cannot be known; browsing works without it.
         maps: every binary file, by name.
-        entries: manifest entries of tensors that are there, by key.
+        entries: manifest entries of float tensors that are there, by key.
+        quantised: entries of quantised matrices that are there, by key.
+        embedding_size: of a row of the embedding.
         embeddings_dtype: told from the file's size.
         lacking: why inference is refused although the level would allow it.
         notes: what the user should know.
@@ -59,6 +74,8 @@ class Contents:
     spec: ModelSpec | VindexError
     maps: Mapping[str, MappedFile]
     entries: Mapping[str, ManifestEntry]
+    quantised: Mapping[str, QuantEntry]
+    embedding_size: int
     embeddings_dtype: StorageDtype
     lacking: VindexError | None
     notes: tuple[str, ...]
@@ -83,9 +100,12 @@ class Vindex:
         self._spec = contents.spec
         self._maps = dict(contents.maps)
         self._entries = contents.entries
+        self._embedding_size = contents.embedding_size
+        self._quantised = contents.quantised
         self._embeddings_dtype = contents.embeddings_dtype
         self._lacking = contents.lacking
-        self._keys = _keys_by_role(contents)
+        self._specs = _tensors_by_role(contents)
+        self._keys = {place: tensor.key for place, tensor in self._specs.items()}
 
     @property
     def name(self) -> str:
@@ -102,6 +122,11 @@ class Vindex:
         if isinstance(self._spec, ModelSpec):
             return self._spec
         raise self._spec
+
+    @property
+    def known_spec(self) -> ModelSpec | None:
+        """``spec``, or ``None`` where it cannot be known."""
+        return self._spec if isinstance(self._spec, ModelSpec) else None
 
     @property
     def level(self) -> ExtractLevel:
@@ -121,8 +146,8 @@ class Vindex:
 
     @cached_property
     def embeddings(self) -> StoredTensor:
-        """The embedding matrix ``[V, D]``, unscaled."""
-        shape = (self.index.vocab_size, self.index.hidden_size)
+        """The embedding matrix ``[V, D]``, unscaled; of another width where it is projected."""
+        shape = (self.index.vocab_size, self._embedding_size)
         array = self._maps[files.EMBEDDINGS].array(0, shape, self._embeddings_dtype)
         return StoredTensor("embed_tokens.weight", self._embeddings_dtype, array)
 
@@ -189,33 +214,82 @@ class Vindex:
         dtype = self.index.dtype
         rows, offset = (0, 0) if info is None else (info.num_features, info.offset)
         array = self._maps[files.GATE].array(offset, (rows, self.index.hidden_size), dtype)
-        key = self._keys.get((Role.GATE, layer), f"layers.{layer}.mlp.gate_proj.weight")
+        key = self._keys.get((Role.GATE, layer, None), f"layers.{layer}.mlp.gate_proj.weight")
         return StoredTensor(key, dtype, array)
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        """Whether the tensor is stored."""
-        match role:
-            case Role.EMBED:
-                return True
-            case Role.GATE:
-                return layer is not None and self.num_features(layer) > 0
-            case _:
-                return self._keys.get((role, layer)) in self._entries
+    def _gate_part(self, role: Role, layer: int, expert: int | None) -> StoredTensor:
+        """The gate matrix of one FFN of a layer: some rows of the layer's block."""
+        part = self._parts[role, layer, expert]
+        whole = self.gate(layer)
+        rows = whole.array[part.first : part.first + part.ffn.width]
+        return StoredTensor(self._keys[role, layer, expert], whole.dtype, rows)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    @cached_property
+    def _parts(self) -> Mapping[TensorIdentity, FfnPart]:
+        """The FFNs of all layers, by their gate matrix."""
+        return {
+            (part_roles(part.kind)[0], layer.index, part.expert): part
+            for layer in self.spec.layers
+            for part in ffn_parts(layer.ffn)
+        }
+
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        """Whether the tensor is stored."""
+        if role is Role.EMBED:
+            return True
+        if role in GATE_ROLES:
+            return layer is not None and self.num_features(layer) > 0
+        key = self._keys.get((role, layer, expert))
+        return key in self._entries or key in self._quantised
+
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         """A tensor as stored, a view of its file.
 
         Raises:
             KeyError: it is not stored; ``require`` says so in words before it comes to that.
         """
-        match role:
-            case Role.EMBED:
-                return self.embeddings
-            case Role.GATE:
-                assert layer is not None, "gate matrices belong to a layer"
-                return self.gate(layer)
-            case _:
-                return self.stored(self._keys[role, layer])
+        if role is Role.EMBED:
+            return self.embeddings
+        if role in GATE_ROLES:
+            assert layer is not None, "gate matrices belong to a layer"
+            return self._gate_part(role, layer, expert)
+        return self.stored(self._keys[role, layer, expert])
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor | QuantTensor:
+        """What a forward pass multiplies by: the quantised matrix where there is one.
+
+        Browsing reads gate vectors with ``gate``, which are kept as floats in any case.
+        """
+        tensor = self._specs.get((role, layer, expert))
+        if tensor is not None and tensor.key in self._quantised:
+            return self.quantised(tensor.key, tensor.shape[1])
+        return self.tensor(role, layer, expert)
+
+    def quantised(self, key: str, cols: int | None = None) -> QuantTensor:
+        """A quantised matrix by its key, a view of its file.
+
+        Args:
+            cols: how many of the stored columns are real; by default all.
+
+        Raises:
+            KeyError: it is not stored.
+        """
+        from vindex.quant import QuantMatrix
+
+        entry = self._quantised[key]
+        span = entry.span
+        data = self._maps[entry.file].view(span.start, (span.length,), np.dtype(np.uint8))
+        cols = entry.padded_cols if cols is None else cols
+        return QuantTensor(key, QuantMatrix(entry.block_format, entry.rows, cols, data))
+
+    @property
+    def quantised_keys(self) -> tuple[str, ...]:
+        """Keys of all quantised matrices, whatever the model needs of them."""
+        return tuple(self._quantised)
 
     @property
     def stored_keys(self) -> tuple[str, ...]:
@@ -299,6 +373,11 @@ class Vindex:
         if not isinstance(self._spec, ModelSpec):
             raise self._spec
 
+    def release(self) -> None:
+        """Give back the memory of pages already read; they come back when touched again."""
+        for mapped in self._maps.values():
+            mapped.release()
+
     def size_bytes(self) -> int:
         """Bytes of all files of the directory."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
@@ -336,9 +415,10 @@ class Vindex:
 def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
     """The statement that writes this vindex again at a level."""
     dtype = "" if index.dtype is StorageDtype.F16 else f" DTYPE {index.dtype.value}"
+    quant = "" if index.quant is Quant.NONE else f" QUANT {index.quant.value}"
     return (
         f"re-extract with: EXTRACT MODEL {quoted(index.model)} INTO {quoted(str(path))} "
-        f"WITH {level.value.upper()}{dtype} OVERWRITE;"
+        f"WITH {level.value.upper()}{dtype}{quant} OVERWRITE;"
     )
 
 
@@ -348,25 +428,31 @@ def quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def open_vindex(path: str | Path) -> Vindex:
+def open_vindex(path: str | Path, *, config: str | Path | None = None) -> Vindex:
     """Open a vindex: read its small files, check everything against the large ones, map those.
 
     Args:
         path: the directory.
+        config: completes what larql wrote and left out: a ``config.json``, or the checkpoint.
 
     Raises:
         VindexNotFound: there is no vindex at the path.
         VindexInvalid: files that are malformed or contradict each other.
         VindexIncomplete: files or tensors are missing, or an extract was interrupted.
         Unsupported: a format version newer than this code.
+        CheckpointError, LedgerRefusal: what should complete it cannot be read, or does not.
     """
+    if config is not None:
+        from vindex.completion import open_completed
+
+        return open_completed(Path(path), str(config))
     from vindex.opening import inspect
 
     return Vindex(inspect(Path(path)))
 
 
-def _keys_by_role(contents: Contents) -> dict[tuple[Role, int | None], str]:
+def _tensors_by_role(contents: Contents) -> dict[TensorIdentity, TensorSpec]:
     spec = contents.spec
     if not isinstance(spec, ModelSpec):
         return {}
-    return {(tensor.role, tensor.layer): tensor.key for tensor in spec.tensors}
+    return {tensor.identity: tensor for tensor in spec.tensors}

@@ -185,6 +185,11 @@ def _check_numbers(vx: Vindex, progress: Progress) -> Iterator[str]:
         bad = count_not_finite(stored.array, stored.dtype)
         if bad:
             yield f"{stored.key} holds {bad:,} values that are NaN or infinite"
+    for key in vx.quantised_keys:
+        progress.check()
+        bad = vx.quantised(key).matrix.count_not_finite()
+        if bad:
+            yield f"{key} holds {bad:,} values that are NaN or infinite"
     try:
         vx.require(vx.level, "VERIFY")
     except VindexIncomplete as error:

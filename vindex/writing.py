@@ -6,9 +6,7 @@ is being computed.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -292,13 +290,3 @@ def _peak_of_getrusage() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def trim_heap() -> None:
-    """Give freed memory back to the system, where the C library knows how to (glibc).
-
-    A tokenizer of 262,144 tokens leaves 250 MB of small freed blocks behind otherwise.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)

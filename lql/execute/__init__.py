@@ -80,6 +80,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.diff import run as run_diff
 
             return run_diff(statement, context)
+        case ast.SetOption():
+            from lql.execute.settings import run as run_settings
+
+            return run_settings(statement, context)
         case ast.Explain(statement=explained, analyze=analyze):
             title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
             raise not_available(f"{title} {explained.title}", statement.span)

@@ -13,6 +13,7 @@ from lql.errors import LqlTypeError
 from lql.execute.bands import band_layers, band_name
 from lql.execute.edges import EVIDENCE as INSERTED
 from lql.execute.edges import InsertedEdge, inserted_edges
+from lql.execute.experts import note_experts
 from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
@@ -96,6 +97,7 @@ def _static_rows(
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
+    note_experts(vindex, context)
     if not edges and not inserted:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
     found = calibrate(vindex, entity, edges)

@@ -12,7 +12,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlTypeError
 from lql.execute.asking import asking, facts
 from lql.execute.bands import band_name
-from lql.execute.slots import text
+from lql.execute.slots import not_available, text
 from lql.results.browse import EdgeRow
 from vindex.signals import Signal
 from vindex.store import Vindex
@@ -26,6 +26,7 @@ _LONGEST = 64  # tokens of an entity
 #: BRIEF leaves out rows with less than this part of the first one's score.
 _BRIEF_SHARE = 0.25
 _CARRIERS = 3
+_UNATTRIBUTED = "models with experts or with norms on the residual stream"
 
 
 def answer_rows(
@@ -58,8 +59,12 @@ def answer_rows(
         found = [f for f in found if f.signal is not Signal.NONE and f.score >= floor]
     carried: dict[int, tuple[Carrier, ...]] = {}
     causal: dict[int, float] = {}
-    if (detail is ast.Detail.VERBOSE or statement.causal) and found:
-        describer = held.describer
+    describer = held.describer
+    if statement.causal and not describer.attributes:
+        raise not_available(f"CAUSAL for {_UNATTRIBUTED}", statement.span)
+    if detail is ast.Detail.VERBOSE and not describer.attributes:
+        context.note(f"no features are named: attribution is not available yet for {_UNATTRIBUTED}")
+    elif (detail is ast.Detail.VERBOSE or statement.causal) and found:
         shown = found[: _shown(statement)]
         per_fact = describer.carriers(shown, layers, top=_CARRIERS, cancel=context.cancel)
         carried = dict(enumerate(per_fact))

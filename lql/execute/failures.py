@@ -71,6 +71,9 @@ def _from_inference(error: Exception) -> LqlError | None:
         errors.EmptyPrompt: (LqlRuntimeError, Code.EMPTY_PROMPT),
         errors.PromptTooLong: (LqlTypeError, Code.OUT_OF_RANGE),
         errors.NoChatTemplate: (LqlCapabilityError, Code.UNSUPPORTED),
+        errors.SamplingInvalid: (LqlTypeError, Code.OUT_OF_RANGE),
+        errors.DeviceMissing: (LqlCapabilityError, Code.DEVICE_MISSING),
+        errors.DeviceMemoryShort: (LqlCapabilityError, Code.NOT_ENOUGH_MEMORY),
     }
     return _with_facts(error, kinds)
 

@@ -48,6 +48,8 @@ def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
             target,
             level=level,
             dtype=dtype,
+            quant=statement.quant or Quant.NONE,
+            down_q4k=statement.down_q4k,
             overwrite=statement.overwrite,
             scorer=TorchScorer(),
             progress=context.progress,
@@ -76,7 +78,6 @@ def _refuse_clauses(statement: ast.Extract) -> None:
         "COMPONENTS": bool(statement.components),
         "LAYERS": statement.layers is not None,
         "RESUME": statement.resume,
-        "QUANT q4k": statement.quant not in (None, Quant.NONE),
     }
     for clause, written in clauses.items():
         if written:
@@ -90,8 +91,9 @@ def _use_vindex(statement: ast.UseVindex, context: Context) -> UseResult:
     path = text(statement.path)
     if path.startswith("hf://"):
         raise not_available("USE of a vindex on the hub", statement.path.span)
+    config = None if statement.config is None else text(statement.config)
     try:
-        opened = open_vindex(Path(path).expanduser())
+        opened = open_vindex(Path(path).expanduser(), config=config)
     except VindexNotFound as error:
         raise _with_neighbours(error, path) from error
     context.state.replace(opened)

@@ -11,6 +11,7 @@ from lql.execute.bands import band_rows
 from lql.execute.slots import text
 from lql.results.show import StatsResult
 from vindex.features import describe_layer
+from vindex.spec import MoeSpec
 
 if TYPE_CHECKING:
     from vindex.checkpoint import CheckpointSource
@@ -30,6 +31,7 @@ def run(statement: ast.Stats, context: Context) -> StatsResult:
 
 def _vindex_stats(vindex: Vindex) -> StatsResult:
     index = vindex.index
+    moe = None if index.model_config is None else index.model_config.moe
     described = (describe_layer(vindex, layer).described for layer in vindex.layers)
     return StatsResult(
         path=str(vindex.path),
@@ -46,11 +48,15 @@ def _vindex_stats(vindex: Vindex) -> StatsResult:
         clusters=len(vindex.labels.clusters),
         bands=band_rows(vindex),
         size_bytes=vindex.size_bytes(),
+        experts=None if moe is None else moe.num_experts,
+        experts_per_token=None if moe is None else moe.top_k,
     )
 
 
 def _model_stats(source: CheckpointSource) -> StatsResult:
     spec = source.spec
+    mixtures = (each.ffn.routing for each in spec.layers if isinstance(each.ffn, MoeSpec))
+    routing = next(mixtures, None)
     return StatsResult(
         path=source.name,
         model=source.name,
@@ -66,4 +72,6 @@ def _model_stats(source: CheckpointSource) -> StatsResult:
         clusters=0,
         bands=(),
         size_bytes=None,
+        experts=None if routing is None else routing.experts,
+        experts_per_token=None if routing is None else routing.chosen,
     )

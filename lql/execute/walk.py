@@ -14,6 +14,7 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
 from lql.execute.bands import band_layers, band_name
+from lql.execute.experts import note_experts
 from lql.execute.slots import integer_or, layer_range, not_available, text
 from lql.results.browse import ExplainWalkResult, FeatureRow, WalkResult
 from vindex.features import FeatureHit, Float32, down_tokens, gate_walk, prompt_query
@@ -47,6 +48,7 @@ def _walk(statement: ast.Walk, context: Context) -> WalkResult:
     rows: tuple[FeatureRow, ...] = ()
     query, token_id = _query(vindex, statement.prompt)
     if mode is ast.WalkMode.PURE or statement.compare:
+        note_experts(vindex, context)
         hits = gate_walk(vindex, query, layers, top)
         rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
     if mode is not ast.WalkMode.PURE:
@@ -120,6 +122,7 @@ def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
     top = integer_or(statement.top, EXPLAIN_VERBOSE_TOP if statement.verbose else EXPLAIN_TOP)
     also = EXPLAIN_VERBOSE_ALSO if statement.verbose else EXPLAIN_ALSO
     query, token_id = _query(vindex, statement.prompt)
+    note_experts(vindex, context)
     rows: list[FeatureRow] = []
     for layer in (layer for layer in chosen if layer in band):
         asked = vindex.num_features(layer) if statement.relations_only else top

@@ -25,7 +25,8 @@ from lql.inference.answers import (
 )
 from lql.inference.errors import InferenceError
 from lql.inference.precision import ComputeDtype
-from lql.syntax_words import PromptMode
+from lql.inference.sampling import Sampling
+from lql.syntax_words import Device, PromptMode
 
 if TYPE_CHECKING:
     from lql.cancel import CancelToken
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "ComputeDtype",
+    "Device",
     "Encoded",
     "Explanation",
     "FeatureActivation",
@@ -43,6 +45,7 @@ __all__ = [
     "LayerHits",
     "Prediction",
     "PromptMode",
+    "Sampling",
     "TokenScore",
     "load",
 ]
@@ -52,6 +55,7 @@ def load(
     source: ModelSource,
     *,
     dtype: ComputeDtype = ComputeDtype.AUTO,
+    device: Device = Device.CPU,
     cancel: CancelToken | None = None,
 ) -> LoadedModel:
     """Make a model ready to run.
@@ -59,13 +63,15 @@ def load(
     Args:
         source: an opened vindex (level inference or all) or a checkpoint; stays open.
         dtype: how matrices are multiplied; the default follows what is stored.
+        device: where; the weights are copied there once.
         cancel: checked between layers.
 
     Raises:
         WeightsMissing, WeightsInvalid: the source cannot be run.
+        DeviceMissing, DeviceMemoryShort: the device is not there, or has too little room.
         vindex.errors.Unsupported: the model needs something that is not implemented.
         lql.cancel.Cancelled: between layers.
     """
     from lql.inference.model import LoadedModel  # imports torch: 0.8 s
 
-    return LoadedModel(source, dtype=dtype, cancel=cancel)
+    return LoadedModel(source, dtype=dtype, device=device, cancel=cancel)

@@ -87,7 +87,7 @@ class Asker:
 
     def logprobs(self, h: Tensor) -> Tensor:
         """Log probabilities of the next token after rows of the residual stream, [n, V]."""
-        logprobs = self._decoder.logits(h).log_softmax(dim=-1)
+        logprobs = self._decoder.logits(h).log_softmax(dim=-1).cpu()
         if not torch.isfinite(logprobs.amax()):
             raise WeightsInvalid(
                 "the forward pass gives numbers that are not finite",

@@ -12,15 +12,16 @@ K KV heads, G = H / K query heads per KV head, S head size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lql.inference.cache import LayerCache
+from lql.inference.latent import Latent
 from lql.inference.linear import Coarse, Linear
-from lql.inference.norms import Norm, ProjectionNorm
+from lql.inference.norms import HeadNorm, Norm, ProjectionNorm
 from lql.inference.rope import Rope, rotate_
 from vindex.spec import AttentionSpec
 
@@ -35,21 +36,26 @@ class Attention:
     Attributes:
         qkv: rows of q, k and v below each other; those of q and k in ``rope.lane_order``. Without
             those of v where values are keys, and of q alone where the layer reads the keys of an
-            earlier one.
+            earlier one. With latents: rows of q or its latent, then of keys' latent and the
+            rotated key.
         qk_norm: a ``Norm`` is of every head on its own; its factor is [H + K, S], q's weight for
             each query head, then k's for each key head. ``None`` where the model has none.
         v_norm: of every value head; ``None`` where the model has none.
         value_lanes: int64 [S], where values are keys: the lanes of a key in stored order.
+        sinks: float32 [H], scores that take part in the softmax and gather nothing.
+        latent: what stands between ``qkv`` and attention in models with latents.
         rope: ``None`` for models with learned positions.
     """
 
     spec: AttentionSpec
     qkv: Linear
     output: Linear
-    qk_norm: Norm | ProjectionNorm | None
+    qk_norm: HeadNorm | ProjectionNorm | None
     rope: Rope | None
     v_norm: Norm | None = None
     value_lanes: Tensor | None = None
+    sinks: Tensor | None = None
+    latent: Latent | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +81,15 @@ class QueryBlock:
         """The block's columns [K, n, S] of all keys and values [K, P + T, S]."""
         return keys[:, self.columns], values[:, self.columns]
 
+    def on(self, device: torch.device) -> QueryBlock:
+        """The same with its tensors on a device."""
+        columns = self.columns
+        return replace(
+            self,
+            columns=columns if isinstance(columns, slice) else columns.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
@@ -84,11 +99,26 @@ class Step:
         rotations: complex64 [T, 1, rotary_size / 2] for every rope of the model.
         blocks: for every window of the model (``None``: full attention).
         coarse: rounded arithmetic for tokens of which only keys and values are wanted.
+        queries: how many of the last tokens ask; ``None`` for all. The blocks are theirs.
     """
 
     rotations: Mapping[Rope, Tensor]
     blocks: Mapping[int | None, Sequence[QueryBlock]]
     coarse: Coarse | None
+    queries: int | None = None
+
+    def on(self, device: torch.device) -> Step:
+        """The same with its tensors on a device."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            rotations={rope: table.to(device) for rope, table in self.rotations.items()},
+            blocks={
+                window: [block.on(device) for block in blocks]
+                for window, blocks in self.blocks.items()
+            },
+        )
 
 
 def query_blocks(start: int, count: int, window: int | None) -> tuple[QueryBlock, ...]:
@@ -137,14 +167,45 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
             tokens have joined it in the same step.
 
     Returns:
-        float32 [T, D], after the output projection.
+        float32 [T, D], after the output projection; [Q, D] for a step of Q queries.
+    """
+    # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
+    projected = layer.qkv(x)
+    if layer.latent is None:
+        q, new = _heads(projected, layer, step)
+    else:
+        assert layer.rope is not None, "part of every head turns"
+        q, new = layer.latent.heads(projected, step.rotations[layer.rope][-len(x) :])
+    keys, values = cache.seen if layer.spec.kv_source is not None else cache.append(new)
+    blocks = step.blocks[layer.spec.window]
+    if step.queries is not None:
+        q = q[-step.queries :]
+        last = blocks[-1].columns
+        assert isinstance(last, slice), "branches all ask"
+        asked = last.stop  # a sliding layer holds more for the tokens before them
+        keys, values = keys[:, -asked:], values[:, -asked:]
+    if step.coarse is not None:
+        q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
+    if len(blocks) == 1 and isinstance(blocks[0].columns, slice):  # all queries and all keys
+        y = _attend(q, keys, values, blocks[0], layer)  # [T, H * S]
+    else:
+        y = torch.cat([_attend(q[b.rows], *b.of(keys, values), b, layer) for b in blocks])
+    y = y.float()
+    if layer.latent is not None:
+        y = layer.latent.outputs(y)
+    return layer.output(y, step.coarse)
+
+
+def _heads(qkv: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
+    """Queries [T, H, S], and keys above values of the new tokens [2K, T, S], if the layer has any.
+
+    Args:
+        qkv: the projections of x.
     """
     spec = layer.spec
-    tokens, heads, size = x.shape[0], spec.heads, spec.head_size
+    heads = spec.heads
     kv_heads = spec.kv_heads if spec.kv_source is None else 0
-
-    # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
-    qkv = layer.qkv(x).view(tokens, -1, size)  # [T, H + 2K, S]
+    qkv = qkv.view(len(qkv), -1, spec.head_size)  # [T, H + 2K, S]
     if layer.value_lanes is not None:  # before k is normed and rotated
         qkv = torch.cat([qkv, qkv[:, heads:].index_select(-1, layer.value_lanes)], dim=1)
     if layer.v_norm is not None:
@@ -153,27 +214,17 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
     if layer.qk_norm is not None:
         layer.qk_norm.apply_(qk)
     if layer.rope is not None:
-        rotate_(qk, step.rotations[layer.rope])
-
-    q = qkv[:, :heads]  # [T, H, S]
-    if spec.kv_source is None:
-        keys, values = cache.append(qkv[:, heads:].transpose(0, 1))  # [K, P + T, S]
-    else:
-        keys, values = cache.seen
-    if step.coarse is not None:
-        q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
-    blocks = step.blocks[spec.window]
-    if len(blocks) == 1 and isinstance(blocks[0].columns, slice):  # all queries and all keys
-        y = _attend(q, keys, values, blocks[0], spec)  # [T, H * S]
-    else:
-        y = torch.cat([_attend(q[b.rows], *b.of(keys, values), b, spec) for b in blocks])
-    return layer.output(y.float(), step.coarse)
+        table = step.rotations[layer.rope]
+        rotate_(qk, table if step.queries is None else table[-len(qk) :])
+    return qkv[:, :heads], qkv[:, heads:].transpose(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, spec: AttentionSpec) -> Tensor:
-    """A block's queries [B, H, S] and its keys and values [K, n, S]: [B, H * S]."""
-    count, kv_heads, size = q.shape[0], spec.kv_heads, spec.head_size
-    if count == 1 and spec.softcap is None:  # which sees every key: nothing to mask
+def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, layer: Attention) -> Tensor:
+    """A block's queries [B, H, S] with its keys [K, n, S] and values [K, n, S']: [B, H * S']."""
+    spec, sinks = layer.spec, layer.sinks
+    count, kv_heads, size = len(q), *k.shape[::2]
+    if count == 1 and spec.softcap is None and sinks is None:
+        # It sees every key: nothing to mask.
         q = q.view(1, kv_heads, -1, size)  # [1, K, G, S]
         return F.scaled_dot_product_attention(q, k[None], v[None], scale=spec.scale).view(1, -1)
     q = q.view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
@@ -186,6 +237,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, spec: AttentionS
         scores.view(kv_heads, -1, count, k.shape[1])[..., block.masked].add_(
             block.mask.to(scores.dtype)
         )
-    y = torch.bmm(scores.softmax(dim=-1), v)  # [K, G * B, S]
-    y = y.view(kv_heads, -1, count, size).permute(2, 0, 1, 3)  # [B, K, G, S]
+    if sinks is not None:
+        column = sinks.to(scores.dtype).view(kv_heads, -1, 1).repeat_interleave(count, dim=1)
+        scores = torch.cat([scores, column], dim=-1)  # [K, G * B, n + 1]
+    shares = scores.softmax(dim=-1)[..., : k.shape[1]]
+    y = torch.bmm(shares, v)  # [K, G * B, S']
+    y = y.view(kv_heads, -1, count, v.shape[-1]).permute(2, 0, 1, 3)  # [B, K, G, S']
     return y.reshape(count, -1)

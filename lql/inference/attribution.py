@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,7 @@ from lql.inference.linear import Coarse
 from lql.inference.packed import PackedSequence
 from lql.inference.rows import torch_view
 from lql.inference.tree import TokenTree
-from vindex.dtypes import to_float32
-from vindex.source import ModelSource, StoredTensor
+from vindex.source import ModelSource, QuantTensor, StoredTensor
 from vindex.spec import Role
 
 _HEAD_BLOCK = 8192  # rows of the head that are held in float32 at a time
@@ -95,6 +95,17 @@ class Attribution:
         self._source = source
         self._mean_row: Tensor | None = None
 
+    @property
+    def possible(self) -> bool:
+        """Whether the model is one whose features can be attributed to.
+
+        Not one with experts, where a feature's weight depends on the token, nor one whose residual
+        stream is normed on its way.
+        """
+        decoder = self._decoder
+        parts = map(decoder.feed_forward_of, range(decoder.spec.num_layers))
+        return decoder.has_plain_stream and all(isinstance(each, FeedForward) for each in parts)
+
     def carriers(
         self,
         facts: Sequence[Fact],
@@ -157,19 +168,22 @@ class Attribution:
     def _added(self, layer: int, inputs: Tensor, outputs: Tensor, read: Tensor) -> Tensor:
         """What each feature of a layer adds along ``read`` [R, D]: [R, F]."""
         feed_forward = self._decoder.feed_forward_of(layer)
+        assert isinstance(feed_forward, FeedForward), "see ``possible``"
         _, activations = gates_and_activations(inputs, feed_forward)  # [R, F]
         raw = feed_forward.down(activations)  # [R, D], before the norm that may follow
         scale = outputs / torch.where(raw == 0, torch.ones_like(raw), raw)
-        down = torch_view(self._source.tensor(Role.DOWN, layer).float32())  # [D, F]
-        return activations * ((read * scale) @ down)
+        down = self._source.matrix(Role.DOWN, layer)
+        vectors = torch_view(down.columns(0, down.shape[1])).to(read.device)  # [D, F]
+        return activations * ((read * scale) @ vectors)
 
-    def _head(self) -> StoredTensor:
-        return self._source.tensor(Role.HEAD if self._source.has(Role.HEAD) else Role.EMBED)
+    def _head(self) -> StoredTensor | QuantTensor:
+        return self._source.matrix(Role.HEAD if self._source.has(Role.HEAD) else Role.EMBED)
 
     def _head_rows(self, ids: list[int]) -> Tensor:
         """Rows of the head, [n, D]."""
         head = self._head()
-        return torch_view(to_float32(head.array[ids], head.dtype))
+        rows = np.concatenate([head.rows(each, each + 1) for each in ids])
+        return torch_view(rows).to(self._decoder.device)
 
     def _mean(self) -> Tensor:
         """The mean row of the head, [D]."""
@@ -177,9 +191,9 @@ class Attribution:
             head = self._head()
             total = torch.zeros(head.shape[1], dtype=torch.float64)
             for start in range(0, head.shape[0], _HEAD_BLOCK):
-                block = to_float32(head.array[start : start + _HEAD_BLOCK], head.dtype)
+                block = head.rows(start, min(start + _HEAD_BLOCK, head.shape[0]))
                 total += torch_view(block).sum(dim=0, dtype=torch.float64)
-            self._mean_row = (total / head.shape[0]).float()
+            self._mean_row = (total / head.shape[0]).float().to(self._decoder.device)
         return self._mean_row
 
 

@@ -1,6 +1,7 @@
 """Keys and values of the tokens read so far.
 
-Shape legend: K KV heads, T new tokens, S head size, P positions held before them.
+Shape legend: K KV heads, T new tokens, S head size, P positions held before them; with latents R
+their rank, dr lanes that turn.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lql.inference.placement import CPU
 from vindex.spec import AttentionSpec, ModelSpec
 
 # Slots of a sliding layer beyond its window. When they are used up the window moves to the front:
@@ -19,17 +21,30 @@ class LayerCache:
     """Keys (after rope) and values of one layer, in order of position.
 
     A sliding layer keeps the ``window - 1`` positions that the next token can still see, unless
-    it is told to keep all: of branches, the last tokens read are not the nearest ones.
+    it is told to keep all: of branches, the last tokens read are not the nearest ones. With
+    latents there is one key a token, and the first of its lanes are the value.
     """
 
-    def __init__(self, spec: AttentionSpec, capacity: int, *, keep_all: bool = False) -> None:
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        capacity: int,
+        device: torch.device = CPU,
+        *,
+        keep_all: bool = False,
+    ) -> None:
         whole = keep_all or spec.window is None
         self._reach = capacity if whole or spec.window is None else spec.window - 1
         slots = min(capacity, self._reach + _SLACK)
+        latent = spec.latent
+        self._latent = None if latent is None else latent.rank
         # Keys above values: they come together.
-        self._slots = torch.empty(2 * spec.kv_heads, slots, spec.head_size)
-        self._keys, self._values = self._slots.chunk(2)
+        heads = spec.kv_heads if latent else 2 * spec.kv_heads
+        size = spec.head_size if latent is None else latent.rank + spec.turning_size
+        self._slots = torch.empty(heads, slots, size, device=device)
+        self._keys, self._values = self._parts(self._slots)
         self._held = 0
+        self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -41,14 +56,17 @@ class LayerCache:
         """Add new tokens and return everything that one of them can see.
 
         Args:
-            new: their keys, then their values, float32 [2K, T, S].
+            new: their keys, then their values, float32 [2K, T, S]; with latents their keys,
+                [1, T, R + dr].
 
         Returns:
-            Keys and values [K, P + T, S]: the new tokens after the last P = min(all earlier,
-            ``window - 1``) ones. Views of the cache, or new memory; valid until the next call.
+            Keys and values [K, P + T, S], with latents [1, P + T, R + dr] and [1, P + T, R]: the
+            new tokens after the last P = min(all earlier, ``window - 1``) ones. Views of the
+            cache, or new memory; valid until the next call.
         """
         count, slots = new.shape[1], self._slots.shape[1]
         past = min(self._held, self._reach)
+        self._length += count
         if self._held + count > slots:
             self._move_to_front(past)
         start, stop = self._held - past, self._held + count
@@ -61,8 +79,7 @@ class LayerCache:
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
             self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
             self._held = self._reach
-            keys, values = seen.chunk(2)
-            self._seen = keys, values
+            self._seen = self._parts(seen)
         return self._seen
 
     @property
@@ -71,10 +88,28 @@ class LayerCache:
         assert self._seen is not None, "the layer whose keys are read runs first"
         return self._seen
 
-    def cut(self, length: int) -> None:
-        """Keep the first ``length`` positions; only for a cache that keeps all."""
-        self._held = length
+    def can_end_at(self, length: int) -> bool:
+        """Whether ``end_at`` would leave everything that the token after it can see."""
+        dropped = max(self._length - length, 0)
+        return self._held - dropped >= min(self._length - dropped, self._reach)
+
+    def end_at(self, length: int) -> None:
+        """Forget the positions from ``length`` on; the caller has asked whether that can be."""
+        dropped = max(self._length - length, 0)
+        self._held -= dropped
+        self._length -= dropped
         self._seen = None
+
+    def take(self, other: LayerCache) -> None:
+        """Hold what another cache of the same layer holds, which has no more slots."""
+        self._slots[:, : other._held] = other._slots[:, : other._held]
+        self._held, self._length = other._held, other._length
+
+    def _parts(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        if self._latent is not None:
+            return held, held[..., : self._latent]
+        keys, values = held.chunk(2)
+        return keys, values
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""
@@ -94,23 +129,44 @@ class KvCache:
         keep_all: sliding layers keep every position too.
     """
 
-    def __init__(self, spec: ModelSpec, capacity: int, *, keep_all: bool = False) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        capacity: int,
+        device: torch.device = CPU,
+        *,
+        keep_all: bool = False,
+    ) -> None:
         self.layers: list[LayerCache] = []
         for layer in spec.layers:
             source = layer.attention.kv_source
             self.layers.append(
-                LayerCache(layer.attention, capacity, keep_all=keep_all)
+                LayerCache(layer.attention, capacity, device, keep_all=keep_all)
                 if source is None
                 else self.layers[source]
             )
         self.capacity = capacity
         self.length = 0
 
-    def cut(self, length: int) -> None:
-        """Keep the first ``length`` positions; only for a cache that keeps all."""
+    def end_at(self, length: int) -> bool:
+        """Forget the positions from ``length`` on, also those of a pass that broke off.
+
+        Returns:
+            Whether that could be done. A sliding layer may have let go of positions that the next
+            token would see again; the cache is then as before.
+        """
+        if not all(layer.can_end_at(length) for layer in self.layers):
+            return False
         for layer in dict.fromkeys(self.layers):
-            layer.cut(length)
+            layer.end_at(length)
         self.length = length
+        return True
+
+    def take(self, other: KvCache) -> None:
+        """Hold what another cache of the same model holds, which has no more room."""
+        for own, theirs in zip(self.layers, other.layers, strict=True):
+            own.take(theirs)
+        self.length = other.length
 
     @property
     def resident_bytes(self) -> int:

@@ -4,11 +4,12 @@ A whole prompt, a chunk of one, a cached token, INFER, the walk and explanations
 and ``_layer`` below; they differ in arguments: which cache the tokens join, which rule evaluates
 the FFN, who observes. The residual stream, norms, softmax and sums are float32 throughout.
 
-Shape legend: T tokens, D hidden, V vocabulary, L layers. There is no batch axis.
+Shape legend: T tokens, Q of them kept, D hidden, V vocabulary, L layers. There is no batch axis.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,8 +24,10 @@ from lql.inference.attention import Attention, Step, attention, query_blocks
 from lql.inference.cache import KvCache, LayerCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
+from lql.inference.mixture import Mixture
 from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
+from lql.inference.placement import CPU
 from lql.inference.rows import is_mapped, torch_view
 from lql.inference.tree import Branches
 from vindex.dtypes import to_float32
@@ -47,9 +50,11 @@ class Layer:
     attn_norm: HiddenNorm | None
     attention: Attention
     attn_post_norm: HiddenNorm | None
+    attn_sum_norm: HiddenNorm | None
     ffn_norm: HiddenNorm | None
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Mixture
     ffn_post_norm: HiddenNorm | None
+    ffn_sum_norm: HiddenNorm | None
     per_layer: PerLayer | None
     scalar: Tensor | None
     parallel: bool
@@ -60,21 +65,25 @@ class Layer:
 class Weights:
     """All weights of a model.
 
-    ``embed`` [V, D] and ``positions`` are as stored: only looked-up rows are converted.
+    ``embed`` [V, D] and ``positions`` are as stored: only looked-up rows are converted. Where rows
+    of the embedding are of another size E, ``projections`` are those from E to D and back.
     """
 
     embed: StoredTensor
     positions: StoredTensor | None
     layers: tuple[Layer, ...]
-    final_norm: HiddenNorm
+    final_norm: HiddenNorm | None
+    projections: tuple[Linear, Linear] | None
     head: Linear
     per_layer: PerLayerEmbeddings | None
 
 
 class Tap(Enum):
-    """A point of a layer that can be observed; every one is float32 [T, D]."""
+    """A point of a layer that can be observed; every one is float32 [T, D], or [Q, D] after the
+    last keys (see ``Decoder.forward``)."""
 
     ATTENTION = "attention"  # what attention adds to the residual stream
+    FFN_RESIDUAL = "ffn_residual"  # the residual stream that the FFN's input is made of
     FFN_INPUT = "ffn_input"  # the normed input of the FFN
     FFN = "ffn"  # what the FFN adds to the residual stream
     PER_LAYER = "per_layer"  # what a per-layer embedding adds, in models that have them
@@ -89,10 +98,15 @@ class Observer(Protocol):
 
 
 class Decoder:
-    """A model that can be run."""
+    """A model that can be run.
 
-    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+    Attributes:
+        device: where its weights are, and with them everything that is computed.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Weights, device: torch.device = CPU) -> None:
         self.spec = spec
+        self.device = device
         self._weights = weights
         attentions = [layer.attention for layer in weights.layers]
         self._ropes = {each.rope for each in attentions if each.rope is not None}
@@ -100,6 +114,11 @@ class Decoder:
         self._matrices = [matrix for layer in weights.layers for matrix in _matrices(layer)]
         if weights.per_layer is not None:
             self._matrices.append(weights.per_layer.projection)
+        self._matrices += weights.projections or ()
+        # No later layer reads the keys of other tokens than those it is run for.
+        self._last_keys = max(
+            layer.index for layer in weights.layers if layer.attention.spec.kv_source is None
+        )
 
     def forward(
         self,
@@ -108,6 +127,7 @@ class Decoder:
         *,
         length: int | None = None,
         branches: Branches | None = None,
+        keep: int | None = None,
         coarse: Coarse | None = None,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
@@ -115,19 +135,23 @@ class Decoder:
     ) -> Tensor:
         """Run tokens through all layers, after those in the cache, which they join.
 
+        The last layer that has keys of its own, and those after it, which are many in a model that
+        shares keys, are run for the kept tokens only: what the others would give nobody reads.
+
         Args:
             ids: T >= 1 token ids of the vocabulary.
             cache: with room for T more. If the pass is cancelled it is of no further use.
             length: tokens that the sequence will have before any output is looked at; by default
                 those in the cache and these. Rotations may depend on it.
             branches: where the tokens stand when they are no run of text, and what each can see.
+            keep: Q, how many of the last tokens' outputs are wanted, 1..T; by default all.
             coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
             feed_forward: the rule that evaluates the FFNs.
             observe: called at every tap.
             cancel: checked before every layer.
 
         Returns:
-            The residual stream after the last layer, float32 [T, D].
+            The residual stream after the last layer, float32 [Q, D].
         """
         if branches is None:
             step = self._step(cache.length, cache.length + len(ids), length, coarse)
@@ -138,41 +162,62 @@ class Decoder:
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             if cancel is not None:
                 cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
+            if layer.index == self._last_keys and keep is not None and keep < len(ids):
+                step = self._kept(step, cache.length + len(ids), keep)
             h = _layer(h, layer, layer_cache, step, extra, feed_forward, observe)
         cache.length += len(ids)
         return h
 
     def logits(self, h: Tensor) -> Tensor:
         """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
-        logits = self._weights.head(self._weights.final_norm(h))
+        if self._weights.final_norm is not None:
+            h = self._weights.final_norm(h)
+        if self._weights.projections is not None:
+            h = self._weights.projections[1](h)
+        logits = self._weights.head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
-    def feed_forward_of(self, layer: int) -> FeedForward:
-        """The FFN of a layer."""
+    def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
+        """The FFN of a layer, or its experts."""
         return self._weights.layers[layer].feed_forward
 
     def read_through(self, h: Tensor, direction: Tensor, layer: int) -> Tensor:
         """What of a layer's additions to the residual stream a direction of the head's input reads.
 
+        Only for a plain stream.
+
         Args:
             h: the stream after the last layer, [T, D]; the final norm's scale is taken from it.
             direction: [T, D].
         """
-        read = self._weights.final_norm.read_through(h, direction)
+        assert self.has_plain_stream, "norms between layers would have to be read through as well"
+        norm = self._weights.final_norm
+        read = direction if norm is None else norm.read_through(h, direction)
         for each in self._weights.layers[layer:]:
             if each.scalar is not None:
                 read = read * each.scalar
         return read
+
+    @property
+    def has_plain_stream(self) -> bool:
+        """Whether layers add to the residual stream, and the head reads it through one norm."""
+        norms = ((each.attn_sum_norm, each.ffn_sum_norm) for each in self._weights.layers)
+        return self._weights.projections is None and all(pair == (None, None) for pair in norms)
 
     def rotations_change(self, before: int, after: int) -> bool:
         """Whether growing from ``before`` to ``after`` tokens makes cached keys useless."""
         return any(rope.changes_between(before, after) for rope in self._ropes)
 
     def coarse(self) -> Coarse | None:
-        """Scratch memory for rounded arithmetic, or ``None`` if no matrix would use it."""
+        """Scratch memory for rounded arithmetic, or ``None`` if the model has no use for it.
+
+        With experts, rounding could send a token to others; what that does is not known.
+        """
+        if any(isinstance(layer.feed_forward, Mixture) for layer in self._weights.layers):
+            return None
         sizes = [matrix.elements for matrix in self._matrices if matrix.can_be_coarse]
         return Coarse(max(sizes)) if sizes else None
 
@@ -188,6 +233,8 @@ class Decoder:
         )
         arrays = [table.array for table in tables if table is not None]
         held = sum(array.nbytes for array in arrays if not is_mapped(array))
+        latents = (layer.attention.latent for layer in self._weights.layers)
+        held += sum(latent.resident_bytes for latent in latents if latent is not None)
         return held + sum(matrix.resident_bytes for matrix in matrices)
 
     @property
@@ -199,11 +246,14 @@ class Decoder:
     def _embed(self, ids: Sequence[int], start: int, branches: Branches | None) -> Tensor:
         embed, positions = self._weights.embed, self._weights.positions
         rows = torch_view(to_float32(embed.array[list(ids)], embed.dtype))  # [T, D]
-        h = rows * self.spec.embed_scale
+        h = rows.to(self.device)
+        if self._weights.projections is not None:
+            h = self._weights.projections[0](h)  # [T, E] to [T, D]
+        h = h * self.spec.embed_scale
         if positions is not None and self.spec.positions is not None:
             places = np.arange(start, start + len(ids)) if branches is None else branches.positions
             own = positions.array[places + self.spec.positions.offset]  # [T, D]
-            h += torch_view(to_float32(own, positions.dtype))
+            h += torch_view(to_float32(own, positions.dtype)).to(self.device)
         return h
 
     def _per_layer_inputs(self, ids: Sequence[int], h: Tensor) -> Tensor | None:
@@ -212,11 +262,17 @@ class Decoder:
         return None if per_layer is None else per_layer(ids, h)
 
     def _step(self, start: int, stop: int, length: int | None, coarse: Coarse | None) -> Step:
-        return Step(
+        step = Step(
             rotations={rope: rope.table(start, stop, length) for rope in self._ropes},
             blocks={window: query_blocks(start, stop - start, window) for window in self._windows},
             coarse=coarse,
         )
+        return step.on(self.device)
+
+    def _kept(self, step: Step, stop: int, keep: int) -> Step:
+        """A step for the queries of the last ``keep`` tokens alone."""
+        blocks = {window: query_blocks(stop - keep, keep, window) for window in self._windows}
+        return dataclasses.replace(step, blocks=blocks, queries=keep).on(self.device)
 
     def _branched_step(self, branches: Branches) -> Step:
         positions = torch.from_numpy(branches.positions)
@@ -224,7 +280,7 @@ class Decoder:
             rotations={rope: rope.table_at(positions, branches.length) for rope in self._ropes},
             blocks={window: branches.blocks(window) for window in self._windows},
             coarse=None,
-        )
+        ).on(self.device)
 
 
 def _layer(
@@ -238,36 +294,46 @@ def _layer(
 ) -> Tensor:
     """One layer: the residual stream [T, D] before it to the one after it.
 
-    ``extra`` is [T, L, E], every layer's own vectors, where the model has per-layer embeddings.
+    Where the step is for the last Q queries only, what comes out is [Q, D]. ``extra`` is [T, L, E],
+    every layer's own vectors, where the model has per-layer embeddings.
     """
-    before = h
     x = h if layer.attn_norm is None else layer.attn_norm(h)
     y = attention(x, layer.attention, cache, step)
+    if step.queries is not None:
+        h = h[-step.queries :]
+    before = h
     if layer.attn_post_norm is not None:
         y = layer.attn_post_norm(y)
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
     h = h + y
+    if layer.attn_sum_norm is not None:
+        h = layer.attn_sum_norm(h)
     if observe is not None:
         observe(Tap.ATTENTION, layer.index, y)
 
-    x = before if layer.parallel else h
-    if layer.ffn_norm is not None:
-        x = layer.ffn_norm(x)
+    residual = before if layer.parallel else h
+    x = residual if layer.ffn_norm is None else layer.ffn_norm(residual)
     if observe is not None:
+        observe(Tap.FFN_RESIDUAL, layer.index, residual)
         observe(Tap.FFN_INPUT, layer.index, x)
-    y = feed_forward(x, layer.feed_forward, step.coarse)
+    if isinstance(layer.feed_forward, Mixture):
+        y = layer.feed_forward(x, residual, feed_forward, step.coarse)
+    else:
+        y = feed_forward(x, layer.feed_forward, step.coarse)
     if layer.ffn_post_norm is not None:
         y = layer.ffn_post_norm(y)
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
     h = h + y
+    if layer.ffn_sum_norm is not None:
+        h = layer.ffn_sum_norm(h)
     if observe is not None:
         observe(Tap.FFN, layer.index, y)
 
     if layer.per_layer is not None:
         assert extra is not None, "per-layer embeddings are computed for every call"
-        y = layer.per_layer(h, extra[:, layer.index])
+        y = layer.per_layer(h, extra[-len(h) :, layer.index])
         h = h + y
         if observe is not None:
             observe(Tap.PER_LAYER, layer.index, y)
@@ -280,9 +346,18 @@ def _layer(
 
 def _matrices(layer: Layer) -> Iterator[Linear]:
     yield layer.attention.qkv
+    latent = layer.attention.latent
+    if latent is not None and latent.query is not None:
+        yield latent.query[1]
     yield layer.attention.output
-    yield layer.feed_forward.inner
-    yield layer.feed_forward.down
+    if isinstance(layer.feed_forward, Mixture):
+        yield from layer.feed_forward.matrices()
+        parts = layer.feed_forward.parts()
+    else:
+        parts = iter((layer.feed_forward,))
+    for part in parts:
+        yield part.inner
+        yield part.down
     if layer.per_layer is not None:
         yield layer.per_layer.gate
         yield layer.per_layer.output

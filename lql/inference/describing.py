@@ -159,6 +159,11 @@ class Describer:
         """Several lists of facts as one, best first, none twice."""
         return merge(groups)
 
+    @property
+    def attributes(self) -> bool:
+        """Whether this model's answers can be attributed to features."""
+        return self._attribution.possible
+
     @torch.inference_mode()
     def carriers(
         self,

@@ -10,7 +10,10 @@
     ├── PromptTooLong         INF05  more positions than the model was made for
     ├── NoChatTemplate        INF06  CHAT on a model that has no template
     ├── ChatTemplateFailed    INF07  the model's template is refused, fails, or exceeds its limits
-    └── PromptNotText         INF08  a prompt that no encoding can write
+    ├── PromptNotText         INF08  a prompt that no encoding can write
+    ├── SamplingInvalid       INF09  a sampling parameter out of range, or one without effect
+    ├── DeviceMissing         INF10  the device asked for is not there
+    └── DeviceMemoryShort     INF11  the device has too little memory for the model
 
 Facts are attributes; ``message`` is one sentence, ``hint`` the next step. Importing this module
 does not import torch.
@@ -101,3 +104,35 @@ class PromptNotText(InferenceError):
     """The prompt holds something that is no Unicode text."""
 
     code = "INF08"
+
+
+class SamplingInvalid(InferenceError):
+    """A parameter of sampling is out of range, or has no effect beside the others."""
+
+    code = "INF09"
+
+
+class DeviceMissing(InferenceError):
+    """The device asked for is not there, or torch was built without it."""
+
+    code = "INF10"
+
+
+class DeviceMemoryShort(InferenceError):
+    """The device has too little memory for the model.
+
+    Attributes:
+        needed: bytes that the model takes, or ``None`` where it ran out while computing.
+        free: bytes that are free.
+    """
+
+    code = "INF11"
+
+    def __init__(self, device: str, needed: int | None, free: int) -> None:
+        if needed is None:
+            message = f"{device} ran out of memory with {free:,} bytes free"
+        else:
+            message = f"the model takes {needed:,} bytes on {device}, which has {free:,} free"
+        super().__init__(message, hint="run it on the CPU: --device cpu, or SET device = cpu;")
+        self.needed = needed
+        self.free = free

@@ -11,13 +11,15 @@ from torch import Tensor
 from lql.inference.answers import FeatureActivation
 from lql.inference.decoder import Decoder, Tap
 from lql.inference.feedforward import gates_and_activations
+from lql.inference.mixture import Mixture
 
 
 class LastPosition:
-    """An observer that keeps the FFN inputs and the outputs of all layers at the last token."""
+    """An observer that keeps each layer's FFN input, what it is made of, and output, at the end."""
 
     def __init__(self) -> None:
         self._inputs: list[Tensor] = []
+        self._residuals: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
     def __call__(self, tap: Tap, layer: int, values: Tensor) -> None:
@@ -25,6 +27,8 @@ class LastPosition:
         match tap:
             case Tap.FFN_INPUT:
                 self._inputs.append(values[-1:].clone())
+            case Tap.FFN_RESIDUAL:
+                self._residuals.append(values[-1:].clone())
             case Tap.OUTPUT:
                 self._outputs.append(values[-1:].clone())
             case _:
@@ -39,17 +43,27 @@ class LastPosition:
     ) -> tuple[FeatureActivation, ...]:
         """The features of a layer that add most, by falling magnitude of activation.
 
+        In a mixture of experts they are those of the experts that the token visits, and their
+        activations include the experts' weights.
+
         Args:
             by_gate: rank by the magnitude of the gate instead.
         """
-        gates, activations = gates_and_activations(
-            self._inputs[layer], decoder.feed_forward_of(layer)
-        )
-        ranked = (gates if by_gate else activations)[0].abs()
-        best = ranked.topk(min(count, ranked.shape[0])).indices  # [count]
+        part, x = decoder.feed_forward_of(layer), self._inputs[layer]
+        if isinstance(part, Mixture):
+            features, gates, activations = part.responses(x, self._residuals[layer])
+        else:
+            all_gates, all_activations = gates_and_activations(x, part)
+            gates, activations = all_gates[0], all_activations[0]
+            features = torch.arange(len(gates))
+        ranked = (gates if by_gate else activations).abs()
+        best = ranked.topk(min(count, len(ranked))).indices  # [count]
         return tuple(
             FeatureActivation(feature, gate, activation)
             for feature, gate, activation in zip(
-                best.tolist(), gates[0, best].tolist(), activations[0, best].tolist(), strict=True
+                features[best].tolist(),
+                gates[best].tolist(),
+                activations[best].tolist(),
+                strict=True,
             )
         )

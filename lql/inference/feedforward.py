@@ -18,9 +18,8 @@ from torch import Tensor
 
 from lql.inference.linear import Coarse, Linear
 from lql.inference.rows import torch_view
-from vindex.dtypes import to_float32
 from vindex.source import ModelSource
-from vindex.spec import Activation, FfnSpec, Role
+from vindex.spec import Activation, FfnPart, FfnSpec, Role, part_roles
 
 # Features whose activation is at most this in magnitude add nothing (larql's walk: the same).
 _SILENT = 1e-10
@@ -30,16 +29,22 @@ _WALK_BLOCK = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedForward:
-    """Weights of one layer's FFN.
+    """Weights of one FFN: a layer's, or one of those in a mixture of experts.
 
     Attributes:
+        part: what it is to its layer.
         inner: gate rows above up rows, or up rows alone where the model has no gate.
     """
 
     layer: int
-    spec: FfnSpec
+    part: FfnPart
     inner: Linear
     down: Linear
+
+    @property
+    def spec(self) -> FfnSpec:
+        """Its shape."""
+        return self.part.ffn
 
 
 class FeedForwardRule(Protocol):
@@ -70,11 +75,20 @@ def gates_and_activations(x: Tensor, layer: FeedForward) -> tuple[Tensor, Tensor
 
 
 def _activations(inner: Tensor, spec: FfnSpec) -> Tensor:
-    act = activation(spec.activation)
     if not spec.gated:
-        return act(inner)
+        return activation(spec.activation)(inner)
     gate, up = inner.chunk(2, dim=-1)
-    return act(gate).mul_(up)  # [T, F]
+    return _gated(gate, up, spec)  # [T, F]
+
+
+def _gated(gate: Tensor, up: Tensor, spec: FfnSpec) -> Tensor:
+    """The factors of the down vectors from the products with gate and up rows; new memory."""
+    if spec.limit is not None:
+        gate = gate.clamp(max=spec.limit)
+        up = up.clamp(-spec.limit, spec.limit)
+    if spec.up_offset:
+        up = up + spec.up_offset
+    return activation(spec.activation)(gate).mul_(up)
 
 
 def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
@@ -86,6 +100,8 @@ def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
             return F.gelu
         case Activation.GELU_TANH:
             return _gelu_tanh
+        case Activation.GELU_SIGMOID:
+            return _gelu_sigmoid
         case Activation.RELU:
             return F.relu
         case _:
@@ -94,6 +110,10 @@ def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
+
+
+def _gelu_sigmoid(x: Tensor) -> Tensor:
+    return torch.sigmoid(1.702 * x).mul_(x)
 
 
 class FeatureWalk:
@@ -108,35 +128,32 @@ class FeatureWalk:
 
     def __call__(self, x: Tensor, layer: FeedForward, coarse: Coarse | None) -> Tensor:
         """See ``FeedForwardRule``; ``coarse`` is ignored."""
-        spec, index = layer.spec, layer.layer
-        act = activation(spec.activation)
+        spec = layer.spec
+        gate_role, up_role, down_role = part_roles(layer.part.kind)
         y = torch.zeros_like(x)
         for start in range(0, spec.width, _WALK_BLOCK):
             features = slice(start, min(start + _WALK_BLOCK, spec.width))
-            up = x @ self._rows(Role.UP, index, features).T  # [T, f]
-            if spec.bias:
-                up += self._vector(Role.UP_BIAS, index)[features]
+            up = self._product(x, up_role, layer, features)  # [T, f]
             if spec.gated:
-                gate = x @ self._rows(Role.GATE, index, features).T
-                if spec.bias:
-                    gate += self._vector(Role.GATE_BIAS, index)[features]
-                strength = act(gate) * up
+                strength = _gated(self._product(x, gate_role, layer, features), up, spec)
             else:
-                strength = act(up)
+                strength = activation(spec.activation)(up)
             strength = torch.where(strength.abs() > _SILENT, strength, 0.0)
-            y += strength @ self._down(index, features)
+            y += strength @ self._down(down_role, layer, features).to(x.device)
         if spec.bias:
-            y += self._vector(Role.DOWN_BIAS, index)
+            y += self._bias(down_role, layer).to(x.device)
         return y
 
-    def _rows(self, role: Role, layer: int, features: slice) -> Tensor:
-        stored = self._source.tensor(role, layer)
-        return torch_view(to_float32(stored.array[features], stored.dtype))  # [f, D]
+    def _product(self, x: Tensor, role: Role, layer: FeedForward, features: slice) -> Tensor:
+        stored = self._source.matrix(role, layer.layer, layer.part.expert)
+        rows = torch_view(stored.rows(features.start, features.stop)).to(x.device)  # [f, D]
+        y = x @ rows.T
+        return y + self._bias(role, layer)[features].to(x.device) if layer.spec.bias else y
 
-    def _down(self, layer: int, features: slice) -> Tensor:
-        stored = self._source.tensor(Role.DOWN, layer)  # [D, F]
-        columns = to_float32(stored.array[:, features], stored.dtype)
-        return torch_view(columns).T  # [f, D]
+    def _down(self, role: Role, layer: FeedForward, features: slice) -> Tensor:
+        stored = self._source.matrix(role, layer.layer, layer.part.expert)  # [D, F]
+        return torch_view(stored.columns(features.start, features.stop)).T  # [f, D]
 
-    def _vector(self, role: Role, layer: int) -> Tensor:
-        return torch_view(self._source.tensor(role, layer).float32())
+    def _bias(self, role: Role, layer: FeedForward) -> Tensor:
+        stored = self._source.tensor(role.bias, layer.layer, layer.part.expert)
+        return torch_view(stored.float32())

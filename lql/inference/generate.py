@@ -1,4 +1,4 @@
-"""Greedy generation over a cache, streamed as whole characters."""
+"""Generation over a cache, token by token, streamed as whole characters."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from lql.inference.answers import Encoded, GeneratedToken
 from lql.inference.decoder import Decoder
 from lql.inference.errors import WeightsInvalid
 from lql.inference.knn import FactRoute, Match
+from lql.inference.sampler import Sampler
+from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence, position_limit
 
 # Tokens of the prompt that a decoder may need to see to know how the next one is spelt.
@@ -46,6 +48,9 @@ class Generation(Iterator[GeneratedToken]):
         finish: why it ended; ``None`` until then.
 
     Args:
+        sequence: what was read so far, at most a beginning of the prompt; by default nothing. It
+            gets the rest of the prompt and every generated token but the last.
+        sampling: how tokens are chosen.
         route: stored facts, which may force tokens; ``None`` where there are none.
     """
 
@@ -58,6 +63,8 @@ class Generation(Iterator[GeneratedToken]):
         max_tokens: int,
         stop_ids: Collection[int],
         stop_texts: tuple[str, ...],
+        sampling: Sampling = GREEDY,
+        sequence: Sequence | None = None,
         cancel: CancelToken | None,
         route: FactRoute | None = None,
     ) -> None:
@@ -72,9 +79,16 @@ class Generation(Iterator[GeneratedToken]):
         room = position_limit(decoder.spec) - len(encoded.ids)
         self._limit = min(max_tokens, max(room, 0))
         self._cut_by = Finish.LENGTH if max_tokens <= room else Finish.POSITIONS
-        self._sequence = Sequence(decoder, len(encoded.ids) + self._limit)
-        self._unread = encoded.ids
+        capacity = len(encoded.ids) + self._limit
+        if sequence is None:
+            sequence = Sequence(decoder, capacity)
+        else:
+            sequence.reserve(capacity)
+        self._sequence = sequence
+        self._unread = encoded.ids[len(sequence.ids) :]
         self._count = 0
+        greedy = sampling == GREEDY
+        self._sampler = None if greedy else Sampler(sampling, encoded.ids)
 
     @property
     def facts(self) -> tuple[Match, ...]:
@@ -117,17 +131,26 @@ class Generation(Iterator[GeneratedToken]):
         h = self._sequence.read(self._unread, observe=self._route, cancel=self._cancel)
         forced = None if self._route is None else self._route.next_token()
         if forced is not None:
+            self._note(forced)
             return forced, 0.0  # the logarithm of certainty
-        logits = self._decoder.logits(h)[0]  # [V]
+        logits = self._decoder.logits(h)[0].cpu()  # [V]
+        logprobs = logits.log_softmax(0)
         token = int(logits.numpy().argmax())  # torch's takes ten times as long
-        if self._route is not None and self._route.closing:
-            token = self._whole_word_after(self._route, logits)
-        logprob = float(logits.log_softmax(0)[token])
-        if not math.isfinite(logprob):
+        if not math.isfinite(float(logprobs[token])):
             raise WeightsInvalid("the forward pass gives numbers that are not finite")
+        if self._sampler is not None:
+            token = self._sampler.choose(logits)
         if self._route is not None:
+            if self._route.closing and not self._route.fits(self._spelt(token)):
+                token = self._whole_word_after(self._route, logits)
+            self._note(token)
             self._route.said(self._spelt(token))
-        return token, logprob
+        return token, float(logprobs[token])
+
+    def _note(self, token: int) -> None:
+        """Let the sampler know of a token that it did not choose."""
+        if self._sampler is not None:
+            self._sampler.occurred(token)
 
     def _whole_word_after(self, route: FactRoute, logits: Tensor) -> int:
         """The best token that does not make another word of the target before it."""

@@ -173,7 +173,7 @@ class FactRoute:
         """
         if tap is not Tap.FFN_INPUT or layer not in self._store.layers:
             return
-        self._inputs[layer] = values[-1].clone()
+        self._inputs[layer] = values[-1].to("cpu", copy=True)
         if self._routing.exit:
             only = {layer: self._inputs[layer]}
             match = self._store.match(self._text, only, self._routing)

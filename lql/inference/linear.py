@@ -70,13 +70,7 @@ class Coarse:
         weight = self._rounded[: rows.count * rows.columns].view(rows.count, rows.columns)
         start = 0
         for part in rows.parts:
-            part_weight = part.tensor()
-            target = weight[start : start + part.count]
-            if part_weight.dtype is torch.float16:
-                # torch converts float16 to bfloat16 one value at a time; through float32 is faster.
-                single = self._single[: part_weight.numel()].view(part_weight.shape)
-                part_weight = single.copy_(part_weight)
-            target.copy_(part_weight)
+            part.round_into(weight[start : start + part.count], self._single)
             start += part.count
         y = F.linear(x.to(torch.bfloat16), weight).float()  # [T, N]
         return y if bias is None else y.add_(bias)

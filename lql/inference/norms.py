@@ -47,7 +47,8 @@ class Norm:
                 factor = 1.0 + weight
             case NormKind.LAYER:
                 raise ValueError("a LayerNorm is made with its bias")
-        return Norm(factor * math.sqrt(size), torch.tensor(math.sqrt(size * spec.eps)))
+        floor = torch.tensor(math.sqrt(size * spec.eps), device=weight.device)
+        return Norm(factor * math.sqrt(size), floor)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The normalised ``x`` [..., D], in new memory."""
@@ -70,7 +71,7 @@ class LayerNorm:
     """Mean and variance removed over the last axis.
 
     Attributes:
-        weight, bias: float32 [D].
+        weight, bias: float32 [D]; for heads on their own [N, D].
     """
 
     weight: Tensor
@@ -87,8 +88,13 @@ class LayerNorm:
         read = direction * self.weight * scale
         return read - read.mean(dim=-1, keepdim=True)
 
+    def apply_(self, x: Tensor) -> None:
+        """Normalise heads ``x`` [T, N, S] in place; weight and bias are [N, S]."""
+        x.copy_(F.layer_norm(x, x.shape[-1:], eps=self.eps).mul_(self.weight).add_(self.bias))
+
 
 HiddenNorm = Norm | LayerNorm
+HeadNorm = Norm | LayerNorm
 
 
 @dataclass(frozen=True, slots=True, eq=False)

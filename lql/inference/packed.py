@@ -25,7 +25,7 @@ class PackedSequence:
         self.tree = TokenTree() if tree is None else tree
         self.capacity = capacity
         self._decoder = decoder
-        self._cache = KvCache(decoder.spec, capacity, keep_all=True)
+        self._cache = KvCache(decoder.spec, capacity, decoder.device, keep_all=True)
 
     @property
     def resident_bytes(self) -> int:
@@ -35,7 +35,8 @@ class PackedSequence:
     def cut(self, length: int) -> None:
         """Forget the nodes from number ``length`` on, for other branches to take their place."""
         self.tree.cut(length)
-        self._cache.cut(min(length, self._cache.length))
+        kept = self._cache.end_at(min(length, self._cache.length))
+        assert kept, "a cache that keeps all can end anywhere"
 
     def read(
         self,

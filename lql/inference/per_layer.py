@@ -50,7 +50,8 @@ class PerLayerEmbeddings:
             float32 [T, L, E].
         """
         rows = to_float32(self.table.array[list(ids)], self.table.dtype)  # [T, L * E]
-        own = torch_view(rows).view(len(ids), -1, self.spec.size) * math.sqrt(self.spec.size)
+        own = torch_view(rows).to(h.device).view(len(ids), -1, self.spec.size)
+        own = own * math.sqrt(self.spec.size)
         context = self.projection(h).mul_(h.shape[1] ** -0.5).view(own.shape)
         self.norm.apply_(context)
         return context.add_(own).mul_(math.sqrt(0.5))

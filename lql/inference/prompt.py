@@ -59,7 +59,7 @@ class PromptEncoder:
         """
         _check_text(prompt)
         if mode is PromptMode.CHAT:
-            return self._encode_chat(prompt)
+            return self.encode_chat([("user", prompt)])
         ids, typed = self._raw(prompt)
         return self._encoded(prompt, mode, ids, typed)
 
@@ -117,14 +117,24 @@ class PromptEncoder:
         text = _special_text(self._config.get(name))
         return None if text is None else self._tokenizer.token_to_id(text)
 
-    def _encode_chat(self, prompt: str) -> Encoded:
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> Encoded:
+        """Encode a conversation, up to where the model is to speak.
+
+        Args:
+            turns: role and text of each, the last one what the user says now.
+
+        Raises:
+            PromptNotText, NoChatTemplate, ChatTemplateFailed: see ``encode``.
+        """
+        prompt = turns[-1][1]
+        _check_text(prompt)
         if self._template is None:
             raise NoChatTemplate(
                 f'"{self._name}" has no chat template', hint="leave out CHAT, or write RAW"
             )
         specials = {name: _special_text(self._config.get(name)) for name in _SPECIAL_NAMES}
         variables: dict[str, Any] = {
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": role, "content": content} for role, content in turns],
             "tools": None,
             "documents": None,
             "add_generation_prompt": True,
@@ -134,7 +144,7 @@ class PromptEncoder:
         plain = self._tokenizer.encode(text, add_special_tokens=False)
         # Templates trim what they wrap.
         wanted = prompt if prompt in text else prompt.strip()
-        start = text.find(wanted)
+        start = text.rfind(wanted)
         stop = start + len(wanted)
         typed = [start >= 0 and first < stop and last > start for first, last in plain.offsets]
         return self._encoded(text, PromptMode.CHAT, list(plain.ids), typed)

@@ -71,19 +71,22 @@ def rotate_(heads: Tensor, table: Tensor) -> None:
     torch.view_as_complex(pairs).mul_(table)
 
 
-def lane_order(spec: RopeSpec | None, heads: int, head_size: int) -> npt.NDArray[np.int64] | None:
+def lane_order(
+    spec: RopeSpec | None, heads: int, head_size: int, first: int = 0
+) -> npt.NDArray[np.int64] | None:
     """For each row of q or k as computed here, the row it is stored as; ``None`` if the same.
 
     Args:
         heads: how many heads the rows make up.
         head_size: S, rows per head.
+        first: the first lane that turns.
     """
     if spec is None or spec.interleaved:
         return None
     half = spec.rotary_size // 2
     lanes = np.arange(head_size)
-    lanes[0 : 2 * half : 2] = np.arange(half)
-    lanes[1 : 2 * half : 2] = np.arange(half, 2 * half)
+    turning = lanes[first : first + 2 * half]  # a view
+    turning[0::2], turning[1::2] = np.split(turning.copy(), 2)
     return (np.arange(heads)[:, None] * head_size + lanes).ravel()
 
 

@@ -1,4 +1,4 @@
-"""Layouts of EXTRACT, USE and DEFINE RELATION."""
+"""Layouts of EXTRACT, USE, SET and DEFINE RELATION."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lql.render.blocks import Block, facts
 from lql.render.text import duration, size, visible
 from lql.render.view import lay_out, say_status
-from lql.results.lifecycle import DefineRelationResult, ExtractResult, UseResult
+from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult, UseResult
 
 
 @lay_out.register
@@ -43,3 +43,8 @@ def _(result: DefineRelationResult) -> str:
     templates = "1 template" if count == 1 else f"{count} templates"
     suits = "every kind of entity" if result.kind is None else f"kind {result.kind}"
     return f'DESCRIBE asks for "{visible(result.relation)}" of {suits} ({templates})'
+
+
+@say_status.register
+def _(result: SetResult) -> str:
+    return f"{result.option} is {result.value}"

@@ -22,6 +22,7 @@ def _(result: StatsResult) -> Sequence[Block]:
         ("hidden size", f"{result.hidden:,}"),
         ("vocabulary", f"{result.vocabulary:,}"),
         ("features", _features(result)),
+        *_experts(result),
         ("relation labels", f"{result.labelled} probed, {result.clusters} clusters"),
         ("size", "" if result.size_bytes is None else size(result.size_bytes)),
     ]
@@ -33,6 +34,12 @@ def _(result: StatsResult) -> Sequence[Block]:
         for band in result.bands
     ]
     return (facts(pairs),)
+
+
+def _experts(result: StatsResult) -> Sequence[tuple[str, str]]:
+    if result.experts is None:
+        return ()
+    return (("experts", f"{result.experts:,}, {result.experts_per_token} for each token"),)
 
 
 def _features(result: StatsResult) -> str:

@@ -42,6 +42,7 @@ from lql.report import ErrorStyle, Reporter
 from lql.results import Result
 from lql.session import Session
 from lql.span import SourceText
+from lql.syntax_words import Device
 
 if TYPE_CHECKING:
     from lql.cancel import CancelToken
@@ -71,11 +72,15 @@ class ReplOptions:
 
     Attributes:
         use: a vindex to open first.
+        config: the checkpoint or config.json that completes it.
+        device: where models run.
         parameters: values of ``:name`` in what is typed, as words.
         timeout_s: time allowed for each statement.
     """
 
     use: str | None = None
+    config: str | None = None
+    device: Device = Device.CPU
     format: Format = Format.TABLE
     render: RenderOptions = field(default_factory=RenderOptions)
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -102,10 +107,12 @@ def run_repl(
         LqlError: the vindex to open first cannot be opened.
     """
     shown = DetachableProgress(progress)
-    session = Session(progress=shown)
+    session = Session(progress=shown, device=options.device)
     with _typing_on_terminal(reporter), unechoed():
         if options.use is not None:
-            reporter.finished(session.execute(ast.UseVindex(ast.Text(options.use))))
+            supplied = None if options.config is None else ast.Text(options.config)
+            use = ast.UseVindex(ast.Text(options.use), supplied)
+            reporter.finished(session.execute(use))
         repl = Repl(session, options, reporter, shown, on_bug=on_bug)
         repl.loop()
         ended = repl.end()

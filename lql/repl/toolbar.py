@@ -26,12 +26,14 @@ class Open:
         name: as the user knows it.
         level, dtype: of a vindex; ``None`` for a model that was not extracted.
         loaded: whether the weights are in memory.
+        device: where they are, or will be.
     """
 
     name: str
     level: str | None
     dtype: str | None
     loaded: bool
+    device: str = "cpu"
 
 
 def opened(session: Session) -> Open | None:
@@ -43,8 +45,9 @@ def opened(session: Session) -> Open | None:
 
     if isinstance(source, Vindex):
         index = source.index
-        return Open(source.name, source.level.value, index.dtype.value, session.loaded)
-    return Open(source.name, None, None, session.loaded)
+        level, dtype = source.level.value, index.dtype.value
+        return Open(source.name, level, dtype, session.loaded, session.device)
+    return Open(source.name, None, None, session.loaded, session.device)
 
 
 def prompt(current: Open | None) -> str:
@@ -81,8 +84,9 @@ def _facts(current: Open | None) -> list[str]:
     weights = "weights loaded" if current.loaded else "weights not loaded"
     name = visible(current.name)
     if current.level is None or current.dtype is None:
-        return [name, "model, not extracted", weights]
-    return [name, f"level {current.level}", f"dtype {current.dtype}", weights]
+        return [name, "model, not extracted", weights, current.device]
+    level, dtype = f"level {current.level}", f"dtype {current.dtype}"
+    return [name, level, dtype, weights, current.device]
 
 
 def _short(name: str) -> str:

@@ -81,12 +81,14 @@ class Meta:
     Attributes:
         elapsed_s: wall time of the statement, ``load_s`` included.
         load_s: the part spent loading weights for the first time.
+        device: where the model ran, for statements that run it.
         notes: sentences for people; no fact stands only here.
         truncated: set when a limit left rows out.
     """
 
     elapsed_s: float = 0.0
     load_s: float = 0.0
+    device: str | None = None
     notes: tuple[str, ...] = ()
     truncated: Truncation | None = None
 

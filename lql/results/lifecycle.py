@@ -1,4 +1,4 @@
-"""Results of statements that change what is in use: EXTRACT, USE, DEFINE RELATION."""
+"""Results of statements that change what is in use: EXTRACT, USE, SET, DEFINE RELATION."""
 
 from __future__ import annotations
 
@@ -74,6 +74,19 @@ class ExtractResult(Record):
     size_bytes: int
     dropped: dict[str, int]
     seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetResult(Record):
+    """What an option is from now on."""
+
+    form: ClassVar[Form] = Form.STATUS
+    option: str
+    value: str
 
     def to_dict(self) -> dict[str, Any]:
         """The facts."""

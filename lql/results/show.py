@@ -27,6 +27,8 @@ class StatsResult(Record):
         described: features with a token in down_meta.
         labelled: features with a probed relation label; ``clusters``: relation clusters.
         size_bytes: of all files, or ``None`` for a model used without extraction.
+        experts: in each layer that has any, without shared ones; ``None`` in a dense model.
+        experts_per_token: how many of them the router sends a token to.
     """
 
     path: str
@@ -43,6 +45,8 @@ class StatsResult(Record):
     clusters: int
     bands: tuple[BandRow, ...]
     size_bytes: int | None
+    experts: int | None = None
+    experts_per_token: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The facts, the bands by name."""

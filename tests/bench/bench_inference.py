@@ -53,7 +53,7 @@ def main() -> None:
             with open_checkpoint(gguf) as checkpoint:
                 extract(checkpoint, path, dtype=dtype)
         dense = Path(scratch) / "safetensors"
-        _write_safetensors(gguf, dense)
+        write_safetensors(gguf, dense)
         _run(dense, {dtype: open_vindex(path) for dtype, path in vindexes.items()}, rounds)
 
 
@@ -65,7 +65,7 @@ def _run(dense: Path, sources: Mapping[StorageDtype, Any], rounds: int) -> None:
             f"load {dtype.value}: {model.load_seconds:.2f} s,"
             f" {model.resident_bytes / 1e6:.0f} MB resident, {model.compute}"
         )
-    theirs = {f"transformers {_name(dtype)}": _theirs(dense, dtype) for dtype in DECODE_DTYPES}
+    theirs = {f"transformers {_name(dtype)}": load_theirs(dense, dtype) for dtype in DECODE_DTYPES}
     slow = {f"transformers {_name(dtype)}" for dtype in set(DECODE_DTYPES) - set(PROMPT_DTYPES)}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds\n")
 
@@ -75,7 +75,7 @@ def _run(dense: Path, sources: Mapping[StorageDtype, Any], rounds: int) -> None:
     }
     for name, model in theirs.items():
         if name not in slow:
-            subjects[name] = lambda model=model: _forward(model, encoded)
+            subjects[name] = lambda model=model: their_forward(model, encoded)
     _print(
         f"one INFER, {len(encoded)} tokens (with tokenizer and ranking) | one forward",
         interleaved(subjects, rounds),
@@ -83,9 +83,9 @@ def _run(dense: Path, sources: Mapping[StorageDtype, Any], rounds: int) -> None:
         "transformers bf16",
     )
 
-    subjects = {name: lambda model=model: _decode(model) for name, model in ours.items()}
+    subjects = {name: lambda model=model: our_decode(model) for name, model in ours.items()}
     subjects |= {
-        name: lambda model=model: _their_decode(model, encoded) for name, model in theirs.items()
+        name: lambda model=model: their_decode(model, encoded) for name, model in theirs.items()
     }
     _print(f"decode, {DECODED} tokens", interleaved(subjects, max(3, rounds // 3)), DECODED, None)
 
@@ -93,7 +93,7 @@ def _run(dense: Path, sources: Mapping[StorageDtype, Any], rounds: int) -> None:
     subjects = {name: lambda model=model: model.next_logits(long) for name, model in ours.items()}
     for name, model in theirs.items():
         if name not in slow:
-            subjects[name] = lambda model=model: _forward(model, long)
+            subjects[name] = lambda model=model: their_forward(model, long)
     _print(
         f"prefill, {PREFILLED} tokens",
         interleaved(subjects, max(3, rounds // 2)),
@@ -123,7 +123,7 @@ def _name(dtype: torch.dtype) -> str:
     return {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
 
 
-def _write_safetensors(gguf: Path, directory: Path) -> None:
+def write_safetensors(gguf: Path, directory: Path) -> None:
     """The dequantised weights, as transformers loads them at its best: dense, no GGUF kernels."""
     directory.mkdir()
     with open_checkpoint(gguf) as checkpoint:
@@ -132,7 +132,7 @@ def _write_safetensors(gguf: Path, directory: Path) -> None:
         (directory / "config.json").write_text(json.dumps(dict(checkpoint.config)))
 
 
-def _theirs(directory: Path, dtype: torch.dtype) -> Any:
+def load_theirs(directory: Path, dtype: torch.dtype) -> Any:
     started = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     print(f"load transformers {_name(dtype)}: {time.perf_counter() - started:.2f} s")
@@ -140,18 +140,18 @@ def _theirs(directory: Path, dtype: torch.dtype) -> Any:
 
 
 @torch.inference_mode()
-def _forward(model: Any, ids: Sequence[int]) -> object:
+def their_forward(model: Any, ids: Sequence[int]) -> object:
     return model(input_ids=torch.tensor([list(ids)]), logits_to_keep=1).logits
 
 
-def _decode(model: LoadedModel) -> None:
+def our_decode(model: LoadedModel) -> None:
     generation = model.generate(FIRST_WORD, max_tokens=DECODED)
     generation._stop_ids = ()  # always the same number of tokens
     assert len(list(generation)) == DECODED
 
 
 @torch.inference_mode()
-def _their_decode(model: Any, ids: Sequence[int]) -> None:
+def their_decode(model: Any, ids: Sequence[int]) -> None:
     """Greedy decoding by the plainest loop over the model's cache."""
     # One token of prompt: float16 matrix products would take seconds, and are not decoding.
     past, token = None, torch.tensor([[ids[0]]])

@@ -51,6 +51,7 @@ SCRIPT = 'USE "tiny.vindex"; WALK "x" TOP 1; SHOW LAYERS 0-1;'
         (["tiny.vindex", "-u", "browse.vindex"], 2, "twice"),
         (["-e", "STATS", "-o", "no/such/dir"], 2, "cannot write"),
         (["extract", "chat_model"], 2, "-o"),
+        (["extract", "chat_model", "-o", "x", "--down-q4k"], 2, "--quant q4k"),
         (["run", "tiny.vindex", "x", "--max-tokens", "0"], 2, "at least 1"),
         (["run", "tiny.vindex", "x", "--chat", "--raw"], 2, "exclude each other"),
         (["run", "tiny.vindex", "x", "--format", "json"], 2, "unknown option --format"),
@@ -424,3 +425,16 @@ def test_a_file_named_like_a_sub_command_is_not_silently_passed_over(lql_here: L
     (lql_here.cwd / "verify").write_text("SHOW MODELS;")
     assert "./verify" in lql_here("verify", "x").stderr
     assert lql_here("./verify").returncode == 0
+
+
+def test_a_quantised_vindex_is_extracted_and_asked(lql_here: Lql, data_dir: Path) -> None:
+    sizes = {}
+    for name, more in (("six.vindex", []), ("four.vindex", ["--down-q4k"])):
+        words = ["extract", str(data_dir / CHECKPOINT), "-o", name, "--quant", "q4k", *more]
+        assert lql_here(*words).returncode == 0
+        done = lql_here(name, "--format", "json", "-e", 'INFER "The capital" TOP 2;')
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)) == 2
+        assert lql_here("verify", name).returncode == 0
+        sizes[name] = (lql_here.cwd / name / "interleaved_kquant.bin").stat().st_size
+    assert sizes["four.vindex"] < sizes["six.vindex"]

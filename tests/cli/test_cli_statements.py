@@ -232,7 +232,6 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
         'INFER "x" ROUTE VERIFY COMPARE;',
         'EXPLAIN WALK "x" WITH ATTENTION;',
         'EXPLAIN INFER "x" WITH ATTENTION;',
-        'EXTRACT MODEL "x" INTO "y" QUANT q4k;',
         'EXTRACT MODEL "x" INTO "y" RESUME;',
         'EXTRACT MODEL "x" INTO "y" LAYERS 0-1;',
         'EXTRACT MODEL "x" INTO "y" COMPONENTS FFN_GATE;',

@@ -11,10 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from vindex.families import families
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 pytestmark = pytest.mark.real_model
+
+
+def test_gguf_architectures_are_all_listed() -> None:
+    listed = {
+        name
+        for line in README.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    readable = {name for each in families() if each.gguf for name in each.gguf.architectures}
+    assert listed == readable
 
 
 def blocks(language: str) -> list[str]:
@@ -65,6 +78,14 @@ def test_the_python_shown_runs(workplace: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert " Paris 0.77" in done.stdout
+
+
+def test_the_generating_python_shown_runs(workplace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", blocks("python")[1]], cwd=workplace, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
 
 
 def test_the_session_shown_runs(workplace: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tests.parity.checkpoints import EPS
+from tests.parity.mixtures import is_ungated, other_activation
 from tests.parity.reference import Floats
 from vindex.kinds import StorageDtype
 from vindex.source import ModelSource, StoredTensor
@@ -36,7 +37,7 @@ SpecChange = Callable[[ModelSpec], ModelSpec]
 Values = Callable[[ModelSource, StoredTensor], Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mistake:
     """One thing that is wrong.
 
@@ -57,11 +58,12 @@ class Mistake:
         if self.spec(source.spec) != source.spec:
             return True
         stored = [
-            source.tensor(tensor.role, tensor.layer)
+            source.tensor(*tensor.identity)
             for tensor in source.spec.tensors
-            if tensor.layer in (None, 0)
+            if tensor.layer in (None, 0, 1)  # the first may be without experts
+            and tensor.expert in (None, 1)
             and tensor.role in self.tensors
-            and source.has(tensor.role, tensor.layer)
+            and source.has(*tensor.identity)
         ]
         return any(
             not np.array_equal(change(source, tensor), tensor.float32())
@@ -83,15 +85,22 @@ class BrokenSource:
         self.generation_config: Mapping[str, Any] = source.generation_config
         self.chat_template = source.chat_template
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        return self._source.has(role, layer)
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        return self._source.has(role, layer, expert)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        stored = self._source.tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        stored = self._source.tensor(role, layer, expert)
         if role not in self._mistake.tensors:
             return stored
         values = self._mistake.tensors[role](self._source, stored)
         return StoredTensor(stored.key, StorageDtype.F32, values.astype(np.float32))
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        return self.tensor(role, layer, expert)
 
     def tokenizer(self) -> Tokenizer:
         return self._source.tokenizer()
@@ -103,8 +112,8 @@ def _zeros(_source: ModelSource, stored: StoredTensor) -> Floats:
 
 def _zeros_if_gated(source: ModelSource, stored: StoredTensor) -> Floats:
     """A model without gates keeps its up rows in the gate's place, for browsing only."""
-    gated = source.spec.layers[0].ffn.gated
-    return _zeros(source, stored) if gated else stored.float32()
+    ungated = is_ungated(source.spec.layers[0].ffn)
+    return stored.float32() if ungated else _zeros(source, stored)
 
 
 def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
@@ -114,7 +123,7 @@ def _zeros_if_turned(source: ModelSource, stored: StoredTensor) -> Floats:
 
 
 def _identity(source: ModelSource, stored: StoredTensor) -> Floats:
-    match source.spec.final_norm.kind:
+    match source.spec.layers[0].norm.kind:
         case NormKind.RMS_OFFSET:
             value = 0.0
         case NormKind.RMS | NormKind.LAYER:
@@ -155,8 +164,8 @@ def _each_rope(change: Callable[[RopeSpec, AttentionKind], RopeSpec]) -> SpecCha
 
 def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
     def changed(layer: LayerSpec) -> LayerSpec:
-        activation = wrong[layer.ffn.activation]
-        return dataclasses.replace(layer, ffn=dataclasses.replace(layer.ffn, activation=activation))
+        ffn = other_activation(layer.ffn, wrong.__getitem__)
+        return dataclasses.replace(layer, ffn=ffn)
 
     return _each_layer(changed)
 
@@ -164,6 +173,8 @@ def _activation(wrong: Mapping[Activation, Activation]) -> SpecChange:
 def _norms(change: Callable[[NormSpec], NormSpec]) -> SpecChange:
     def changed(spec: ModelSpec) -> ModelSpec:
         layers = _each_layer(lambda layer: dataclasses.replace(layer, norm=change(layer.norm)))
+        if spec.final_norm is None:
+            return layers(spec)
         return dataclasses.replace(layers(spec), final_norm=change(spec.final_norm))
 
     return changed
@@ -209,9 +220,18 @@ def _unscaled(rope: RopeSpec, _kind: AttentionKind) -> RopeSpec:
     return RopeSpec(rope.theta, rope.rotary_size, interleaved=rope.interleaved)
 
 
+def _without_rope(attention: AttentionSpec) -> AttentionSpec:
+    """Nothing turns; with latents the lanes that would have must still be told apart."""
+    if attention.latent is None or attention.rope is None:
+        return dataclasses.replace(attention, rope=None)
+    still = RopeScaling.PROPORTIONAL
+    rope = RopeSpec(attention.rope.theta, attention.rope.rotary_size, still, turning_pairs=0)
+    return dataclasses.replace(attention, rope=rope)
+
+
 def _whole_heads(attention: AttentionSpec) -> AttentionSpec:
     rope = attention.rope
-    if rope is None or rope.scaling is not RopeScaling.NONE:
+    if attention.latent is not None or rope is None or rope.scaling is not RopeScaling.NONE:
         return attention
     whole = dataclasses.replace(rope, rotary_size=attention.head_size)
     return dataclasses.replace(attention, rope=whole)
@@ -380,11 +400,20 @@ _IDENTITIES = (
     Role.FFN_NORM,
     Role.FFN_POST_NORM,
     Role.FINAL_NORM,
+    Role.ATTN_SUM_NORM,
+    Role.FFN_SUM_NORM,
     Role.Q_NORM,
     Role.K_NORM,
     Role.LAYER_SCALAR,
     Role.PLE_PROJECTION_NORM,
     Role.PLE_NORM,
+    Role.Q_LATENT_NORM,
+    Role.KV_LATENT_NORM,
+    Role.ROUTER_SCALE,
+    Role.EXPERT_SCALE,
+    Role.DENSE_POST_NORM,
+    Role.EXPERTS_NORM,
+    Role.EXPERTS_POST_NORM,
 )
 _SPECIAL = (Role.EMBED, Role.HEAD, Role.GATE, Role.K_BIAS)
 
@@ -422,7 +451,7 @@ MISTAKES = (
     Mistake("window one longer", _each_attention(lambda each: _window(each, 1))),
     Mistake("window one shorter", _each_attention(lambda each: _window(each, -1))),
     Mistake("full and sliding swapped", _swapped_kinds),
-    Mistake("rope left out", _attention(rope=None)),
+    Mistake("rope left out", _each_attention(_without_rope)),
     Mistake("rope unscaled", _each_rope(_unscaled)),
     Mistake("rope of whole heads", _each_attention(_whole_heads)),
     Mistake("rope attention factor 1", _each_rope(_unstrengthened)),
@@ -462,6 +491,7 @@ MISTAKES = (
                 Activation.GELU: Activation.GELU_TANH,
                 Activation.GELU_TANH: Activation.GELU,
                 Activation.RELU: Activation.SILU,
+                Activation.GELU_SIGMOID: Activation.GELU_TANH,
             }
         ),
     ),

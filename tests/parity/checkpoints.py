@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import PreTrainedModel as Model
 
-from tests.parity import gemma4
+from tests.parity import gemma4, mxfp4
 from tests.unit.tokenizer_texts import CORPUS
 
 VOCABULARY = 384
@@ -60,6 +60,9 @@ class Row:
         stale_keys: the file holds k and v of layers that read those of others.
         head_norms: factor on the weights of q and k norms. Where the scale of attention is 1, a
             factor of 1 would let each query see a single key.
+        mxfp4: the file holds experts as codes with scales (gpt_oss).
+        fused_experts: the file holds the experts of a layer as transformers has them in memory,
+            stacked, and under its names.
     """
 
     name: str
@@ -73,9 +76,16 @@ class Row:
     by_length: bool = False
     stale_keys: bool = False
     head_norms: float = 1.0
+    fused_experts: bool = False
+    mxfp4: bool = False
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens visit experts."""
+        return any(key in self.config for key in ("num_experts_per_tok", "top_k_experts"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +106,15 @@ def write(row: Row, directory: Path) -> Written:
     model = _model(row)
     saved = directory / row.name / Spelling.V5.value
     weights = {name: value.to(row.dtype) for name, value in model.state_dict().items()}
-    model.save_pretrained(saved, state_dict=weights)
+    model.save_pretrained(saved, state_dict=weights, save_original_format=not row.fused_experts)
     _rename(saved / "model.safetensors", row)
     tokenizer().save(str(saved / "tokenizer.json"))
     hub = directory / row.name / Spelling.HUB.value
     shutil.copytree(saved, hub)
     config = json.loads((saved / "config.json").read_text())
     config["dtype"] = str(row.dtype).removeprefix("torch.")
+    if row.mxfp4:
+        config["quantization_config"] = mxfp4.CONFIG
     (saved / "config.json").write_text(json.dumps(config))
     (hub / "config.json").write_text(json.dumps(hub_spelling(config, row)))
     return Written(row, model, {Spelling.V5: saved, Spelling.HUB: hub})
@@ -132,6 +144,8 @@ def hub_spelling(config: Mapping[str, Any], row: Row) -> Config:
         gemma4.hub_spelling(text)
     if not row.listed:
         text.pop("layer_types", None)
+    if text["model_type"] == "qwen3_moe":
+        text["num_experts"] = text.pop("num_local_experts")
     if text["model_type"].startswith("gemma4"):  # younger than the key rope_parameters
         return result
     rope = text.pop("rope_parameters", None)
@@ -163,6 +177,14 @@ def _model(row: Row) -> Model:
             noise = torch.randn(parameter.shape, generator=random)
             if name.endswith("bias"):
                 values = 0.15 * noise
+            elif name.endswith("sinks"):
+                values = noise
+            elif row.mxfp4 and mxfp4.holds(name):
+                values = mxfp4.values(name, parameter.shape)
+            elif name.endswith(("router.scale", "per_expert_scale")):
+                values = 0.3 * noise + 1.0
+            elif name.endswith("router.proj.weight"):
+                values = noise  # its input is small: with 0.12 all experts would score the same
             elif "norm" in name or ".ln_" in name:
                 values = 0.2 * noise + (0.0 if row.offset_norms else 1.0)
                 if "q_norm" in name or "k_norm" in name:
@@ -176,11 +198,15 @@ def _model(row: Row) -> Model:
             if name.endswith("layer_scalar"):
                 scalar = 0.6 + 0.7 * torch.rand(buffer.shape, generator=random)
                 buffer.copy_(scalar.to(row.dtype))
+            elif name.endswith("correction_bias"):
+                buffer.copy_(0.15 * torch.randn(buffer.shape, generator=random))
     return model.eval()
 
 
 def _rename(path: Path, row: Row) -> None:
     tensors = {row.rename(name): tensor for name, tensor in load_file(path).items()}
+    if row.mxfp4:
+        tensors = mxfp4.encoded(tensors)
     if row.stale_keys:
         added = gemma4.stale_keys(tensors, torch.Generator().manual_seed(7))
         assert added, "no layer reads the keys of another"

@@ -181,6 +181,10 @@ DENSE = (
     Row("gpt-neox-sequential", _gpt_neox(use_parallel_residual=False), hub_keys=_NEOX_KEYS),
     Row("phi", _layer_norm("phi", "layer_norm_eps", rope_parameters=_PARTIAL)),
     Row(
+        "phi-qk-norm",
+        _layer_norm("phi", "layer_norm_eps", rope_parameters=_PARTIAL, qk_layernorm=True),
+    ),
+    Row(
         "gpt2",
         _learned("gpt2", n_embd=64, n_layer=4, n_head=4, n_positions=128, layer_norm_epsilon=EPS),
     ),
@@ -190,6 +194,20 @@ DENSE = (
             "opt",
             hidden_size=64,
             word_embed_proj_dim=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            ffn_dim=112,
+            max_position_embeddings=128,
+            dropout=0.0,
+        ),
+    ),
+    Row(
+        "opt-350m",
+        _learned(
+            "opt",
+            hidden_size=64,
+            word_embed_proj_dim=40,
+            do_layer_norm_before=False,
             num_hidden_layers=4,
             num_attention_heads=4,
             ffn_dim=112,

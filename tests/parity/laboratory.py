@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lql.inference import load
+from lql.inference import Device, load
 from lql.inference.decoder import Decoder
 from lql.inference.model import LoadedModel
 from lql.inference.precision import ComputeDtype
@@ -20,11 +20,12 @@ from tests.parity.checkpoints import PROMPT_TOKENS, VOCABULARY, Row, Spelling, W
 from tests.parity.reference import Floats, Reference
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.extract import extract
-from vindex.kinds import StorageDtype
+from vindex.kinds import Quant, StorageDtype
 from vindex.source import ModelSource
 from vindex.store import open_vindex
 
 ALL_THREADS = torch.get_num_threads()
+LOGITS_WITHIN = 3e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,12 @@ class Form:
 
     spelling: Spelling
     dtype: StorageDtype | None = None
+    quant: Quant = Quant.NONE
 
     def __str__(self) -> str:
-        return f"{self.spelling.value}-{'checkpoint' if self.dtype is None else self.dtype.value}"
+        stored = "checkpoint" if self.dtype is None else self.dtype.value
+        blocks = "" if self.quant is Quant.NONE else f"-{self.quant.value}"
+        return f"{self.spelling.value}-{stored}{blocks}"
 
 
 EXACT_FORMS = tuple(
@@ -91,20 +95,27 @@ class Laboratory:
         assert form.dtype is not None
         out = self._directory / f"{row.name}-{form}.vindex"
         with open_checkpoint(self.written(row).directories[form.spelling]) as checkpoint:
-            extract(checkpoint, out, dtype=form.dtype)
+            extract(checkpoint, out, dtype=form.dtype, quant=form.quant)
         return out
 
 
-def loaded(source: ModelSource) -> LoadedModel:
+def loaded(
+    source: ModelSource,
+    device: Device = Device.CPU,
+    *,
+    dtype: ComputeDtype = ComputeDtype.AUTO,
+) -> LoadedModel:
     """A model ready to run."""
     with threads(ALL_THREADS):
-        return load(source)
+        return load(source, device=device, dtype=dtype)
 
 
-def decoder(source: ModelSource) -> Decoder:
+def decoder(source: ModelSource, device: str = "cpu") -> Decoder:
     """The decoder alone, for what ``LoadedModel`` does not offer."""
+    where = torch.device(device)
     with threads(ALL_THREADS):
-        return Decoder(source.spec, load_weights(source, ComputeDtype.AUTO, None))
+        weights = load_weights(source, ComputeDtype.AUTO, None, where)
+    return Decoder(source.spec, weights, where)
 
 
 @contextmanager

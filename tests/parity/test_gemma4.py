@@ -88,13 +88,15 @@ class OwnKeys(CheckpointSource):
             tensor.key for tensor in self.ledger.used
         }
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         return role is not Role.HEAD
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        wanted = next(t for t in self.spec.tensors if (t.role, t.layer) == (role, layer))
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        wanted = next(t for t in self.spec.tensors if t.identity == (role, layer, expert))
         if wanted.key not in self._shared:
-            return super().tensor(role, layer)
+            return super().tensor(role, layer, expert)
         (name,) = [name for name in self._file.names() if name.endswith(f".{wanted.key}")]
         values = to_float32(self._file.read(name, StorageDtype.F32), StorageDtype.F32)
         return StoredTensor(wanted.key, StorageDtype.F32, values)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from lql.inference import Device
 from lql.inference.decoder import Decoder
+from lql.inference.placement import available
 from lql.inference.sequence import Sequence as TokenSequence
 from tests.parity.checkpoints import PROMPT_TOKENS, WINDOW, Row, Spelling
 from tests.parity.gemma4 import SIDECAR
 from tests.parity.laboratory import (
     EXACT_FORMS,
+    LOGITS_WITHIN,
     Form,
     Laboratory,
     decoder,
@@ -29,7 +32,6 @@ from vindex.kinds import StorageDtype
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LOGITS_WITHIN = 3e-4
 LAYERS_WITHIN = 1e-3
 GREEDY_TOKENS = 12
 
@@ -42,15 +44,21 @@ GREEDY_PROMPTS = (
 )
 
 rows = pytest.mark.parametrize("row", ROWS, ids=str)
+devices = pytest.mark.parametrize(
+    "device", tuple(map(Device, available())), ids=lambda each: each.value
+)
 exact_forms = pytest.mark.parametrize("form", EXACT_FORMS, ids=str)
 
 
 @rows
 @exact_forms
-def test_logits_and_layer_outputs(row: Row, form: Form, laboratory: Laboratory) -> None:
+@devices
+def test_logits_and_layer_outputs(
+    row: Row, form: Form, device: Device, laboratory: Laboratory
+) -> None:
     expected = laboratory.expected(row)
     with laboratory.source(row, form) as source:
-        model = loaded(source)
+        model = loaded(source, device)
         logits = largest(model.logits(prompt_ids()), expected.logits)
         layers = largest(model.layer_outputs(prompt_ids()), expected.layer_outputs)
     print(f"{row} {form}: logits {logits:.1e}, layers {layers:.1e}")
@@ -60,11 +68,12 @@ def test_logits_and_layer_outputs(row: Row, form: Form, laboratory: Laboratory) 
 
 @rows
 @exact_forms
-def test_greedy_generation(row: Row, form: Form, laboratory: Laboratory) -> None:
+@devices
+def test_greedy_generation(row: Row, form: Form, device: Device, laboratory: Laboratory) -> None:
     """Generation reads a cache; the reference computes every prefix anew."""
     expected = laboratory.expected(row)
     with laboratory.source(row, form) as source:
-        model = loaded(source)
+        model = loaded(source, device)
         for prompt in GREEDY_PROMPTS:
             generation = model.generate(prompt, max_tokens=GREEDY_TOKENS)
             found = tuple(token.token_id for token in generation)
@@ -81,10 +90,11 @@ def test_greedy_prompts_reach_what_they_are_for(laboratory: Laboratory) -> None:
 
 @rows
 @pytest.mark.parametrize("chunk", [1, 4, 7, PROMPT_TOKENS])
-def test_prefill_in_chunks(row: Row, chunk: int, laboratory: Laboratory) -> None:
+@devices
+def test_prefill_in_chunks(row: Row, chunk: int, device: Device, laboratory: Laboratory) -> None:
     """Every position has the same logits, however many tokens are read at a time."""
     with laboratory.source(row, Form(Spelling.HUB, StorageDtype.F32)) as source:
-        for found, expected in _chunks(decoder(source), chunk, row, laboratory):
+        for found, expected in _chunks(decoder(source, device.value), chunk, row, laboratory):
             assert largest(found, expected) <= LOGITS_WITHIN
 
 
@@ -98,7 +108,7 @@ def _chunks(
     sequence = TokenSequence(model, len(ids))
     for start in range(0, len(ids), chunk):
         stop = min(start + chunk, len(ids))
-        found = model.logits(sequence.read(ids[start:stop], keep=stop - start)).numpy()
+        found = model.logits(sequence.read(ids[start:stop], keep=stop - start)).cpu().numpy()
         whole = expected.reference.logits(ids[:stop]) if row.by_length else expected.logits
         yield found, whole[start:stop]
 
@@ -124,8 +134,9 @@ def test_rounded_vindexes(row: Row, dtype: StorageDtype, laboratory: Laboratory)
         f" with rounded weights {largest(logits, rounded.logits(prompt_ids())):.1e},"
         f" {largest(layers, rounded.layer_outputs(prompt_ids())):.1e}"
     )
-    assert largest(logits, expected.logits) <= ROUNDED[dtype][0]
-    assert largest(layers, expected.layer_outputs) <= ROUNDED[dtype][1]
+    if not row.has_experts:  # rounding sends some tokens to other experts, a step of any size
+        assert largest(logits, expected.logits) <= ROUNDED[dtype][0]
+        assert largest(layers, expected.layer_outputs) <= ROUNDED[dtype][1]
     assert largest(logits, rounded.logits(prompt_ids())) <= LOGITS_WITHIN
     assert largest(layers, rounded.layer_outputs(prompt_ids())) <= LAYERS_WITHIN
 
@@ -142,7 +153,7 @@ def rounded_reference(model: PreTrainedModel, dtype: StorageDtype) -> Reference:
         for name, values in (*model.named_parameters(), *scalars):
             if SIDECAR.search(name):
                 values.copy_(values.half())
-            elif not name.endswith("bias"):
+            elif not name.endswith(("bias", "sinks")):
                 values.copy_(values.to(target))
     return Reference(model)
 

@@ -135,3 +135,36 @@ def test_greedy_generation(name: str, prompt: str, real_models: RealModels) -> N
     # One pass over the finished text has the logits of every prefix: attention is causal.
     logits = reference.logits(text[:-1])[len(generation.encoded.ids) - 1 :]
     assert tuple(logits.argmax(axis=1).tolist()) == found
+
+
+TURNS = (
+    "What is the capital of France?",
+    "And of Spain? Answer in one word.",
+    "Now list three colours, please.",
+)
+
+
+def test_a_conversation_equals_reading_it_whole(real_models: RealModels) -> None:
+    """The cache of a chat holds what the whole conversation from scratch would."""
+    with real_models.load("smollm2", StorageDtype.F32) as model:
+        conversation = model.converse()
+        for number, said in enumerate(TURNS):
+            reply = conversation.reply(said, max_tokens=24)
+            text = reply.generation.encoded.ids
+            assert (reply.reused > len(text) // 2) == (number > 0)
+            worst = 0.0
+            for token in reply:
+                scores = model.next_logits(text).astype(np.float64)
+                assert token.token_id == scores.argmax()
+                logprob = -np.log(np.exp(scores - scores.max()).sum())
+                worst = max(worst, abs(logprob - token.logprob))
+                text += (token.token_id,)
+            print(f"turn {number + 1}: {reply.reused} tokens known, logprobs within {worst:.1e}")
+            assert worst < 1e-3
+        whole = real_models.expected("smollm2").logits(text)
+        with torch.inference_mode():
+            sequence = conversation._sequence
+            assert sequence is not None
+            rest = text[len(sequence.ids) :]
+            cached = model._decoder.logits(sequence.read(rest))[0].numpy()
+        assert np.abs(cached - whole[-1]).max() < 2e-3

@@ -7,7 +7,7 @@ import pytest
 from lql.render import Format
 from lql.repl.toolbar import Open, continuation, prompt, toolbar
 
-VINDEX = Open("work/smollm2.vindex", "inference", "f16", loaded=True)
+VINDEX = Open("work/smollm2.vindex", "inference", "f16", loaded=True, device="cuda")
 
 
 def line(current: Open | None, *, busy_with: str | None = None) -> str:
@@ -42,7 +42,7 @@ def test_further_lines_begin_in_the_column_of_the_first(width: int) -> None:
 def test_the_toolbar_says_what_changes_how_statements_run() -> None:
     assert line(VINDEX) == (
         " work/smollm2.vindex │ level inference │ dtype f16 │ weights loaded"
-        " │ format table │ timing on "
+        " │ cuda │ format table │ timing on "
     )
 
 

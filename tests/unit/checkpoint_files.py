@@ -14,6 +14,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from vindex.families import family_of, spec_from_config
+from vindex.quant import BlockFormat, encode_rows
 from vindex.spec import ModelSpec, Role
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -157,7 +158,7 @@ def write_gguf(
         if name in leave_out:
             continue
         if values.ndim == 2 and encoding != "F32":
-            writer.add_tensor(name, gguf.quantize(values, quant), raw_dtype=quant)
+            writer.add_tensor(name, _quantised(values, quant), raw_dtype=quant)
         else:
             writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -165,6 +166,16 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _quantised(
+    values: npt.NDArray[np.float32], quant: gguf.GGMLQuantizationType
+) -> npt.NDArray[np.uint8]:
+    """Blocks as they stand in the file; ``gguf`` itself cannot make those of K-quants."""
+    ours = {"Q4_K": BlockFormat.Q4_K, "Q6_K": BlockFormat.GGML_Q6_K}.get(quant.name)
+    if ours is not None:
+        return encode_rows(values.astype(np.float32), ours)
+    return np.asarray(gguf.quantize(values, quant))
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, Any]:

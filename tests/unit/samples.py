@@ -31,7 +31,7 @@ from lql.results.forward import (
 from lql.results.forward import (
     FactRow as AnswerFact,
 )
-from lql.results.lifecycle import DefineRelationResult, ExtractResult, UseResult
+from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult, UseResult
 from lql.results.show import BandRow, StatsResult
 from lql.results.table import CopyResult, TableResult
 
@@ -165,6 +165,7 @@ USE = UseResult(
     level="inference",
     dtype="f16",
 )
+SET = SetResult(option="device", value="cuda")
 
 EDIT = EditResult(
     statement="INSERT",
@@ -193,6 +194,7 @@ EDIT = EditResult(
 )
 
 EVERY: tuple[Result, ...] = (
+    SET,
     INFER,
     replace(INFER, fact=AnswerFact("Hungary", "capital", "Oslo", 23, 0.98, " Budapest", 0.56)),
     COMPARISON,

@@ -55,6 +55,7 @@ def layer_ranges(draw: st.DrawFn) -> ast.LayerRange:
     return ast.LayerRange(first, last)
 
 
+WORDS = COLUMNS.map(lambda column: ast.Word(column.name))
 AGGREGATES = st.builds(
     ast.Aggregate, st.sampled_from(ast.Function), ANY_COLUMNS, st.booleans()
 ) | st.just(ast.Aggregate(ast.Function.COUNT, ast.Star()))
@@ -212,7 +213,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         overwrite=FLAG,
         resume=FLAG,
     ).filter(_one_word),
-    ast.UseVindex: build(ast.UseVindex, path=VINDEX_PATHS),
+    ast.UseVindex: build(ast.UseVindex, path=VINDEX_PATHS, config=maybe(texts(Slot.MODEL))),
     ast.UseModel: build(ast.UseModel, model=texts(Slot.MODEL), auto_extract=FLAG),
     ast.UseRemote: build(ast.UseRemote, url=texts(Slot.URL)),
     ast.CompileVindex: build(
@@ -319,6 +320,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.RemovePatch: build(ast.RemovePatch, path=PATCH_PATHS),
     ast.DiscardPatch: st.just(ast.DiscardPatch()),
     ast.Undo: build(ast.Undo, steps=maybe(integers(Slot.STEPS))),
+    ast.SetOption: build(ast.SetOption, option=WORDS, value=WORDS | SCALARS),
 }
 
 

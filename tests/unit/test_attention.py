@@ -61,8 +61,11 @@ def by_loops(each: Attention, x: torch.Tensor) -> Floats:
             scores = k[lowest : i + 1, of] @ q[i, head] * spec.scale
             if spec.softcap is not None:
                 scores = spec.softcap * np.tanh(scores / spec.softcap)
-            weights = np.exp(scores - scores.max())
-            mixed[i, head] = weights @ v[lowest : i + 1, of] / weights.sum()
+            sink = -np.inf if each.sinks is None else float(each.sinks[head])
+            highest = max(scores.max(), sink)
+            weights = np.exp(scores - highest)
+            total = weights.sum() + np.exp(sink - highest)
+            mixed[i, head] = weights @ v[lowest : i + 1, of] / total
     output = each.output(torch.eye(H * S)).double().numpy().T
     return mixed.reshape(len(x), -1) @ output.T
 
@@ -76,6 +79,20 @@ def test_attention_is_its_definition(
     each = layer(replace(SPEC, window=window, softcap=softcap))
     x = inputs(sum(chunks))
     np.testing.assert_allclose(run(each, x, chunks), by_loops(each, x), atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5, 200])
+@pytest.mark.parametrize("chunks", [[300], [1] * 30, [7, 1, 140, 2, 150]])
+@pytest.mark.parametrize("size", [1.0, 60.0])
+def test_sinks_take_part_in_every_softmax(
+    window: int | None, chunks: list[int], size: float
+) -> None:
+    sinks = size * torch.randn(H, generator=torch.Generator().manual_seed(4))
+    each = replace(layer(replace(SPEC, window=window, sinks=True)), sinks=sinks)
+    x = inputs(sum(chunks))
+    found = run(each, x, chunks)
+    np.testing.assert_allclose(found, by_loops(each, x), atol=2e-5)
+    assert np.abs(found - by_loops(replace(each, sinks=None), x)).max() > 0.01
 
 
 def test_blocks_cover_every_query_once_and_see_no_more_than_they_can() -> None:

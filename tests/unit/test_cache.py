@@ -57,6 +57,54 @@ def test_a_short_sequence_takes_no_more_room_than_it_has_tokens() -> None:
     assert LayerCache(spec(128), 5).resident_bytes == 5 * 2 * KV_HEADS * HEAD_SIZE * 4
 
 
+@given(chunks, windows, st.integers(0, 300), st.integers(1, 40))
+def test_going_back_is_right_or_refused(
+    chunks: list[int], window: int | None, dropped: int, count: int
+) -> None:
+    """After it the cache is as if the forgotten positions had never been."""
+    total = sum(chunks)
+    cache = LayerCache(spec(window), total + count)
+    start = 0
+    for chunk in chunks:
+        cache.append(tokens(chunk, start))
+        start += chunk
+    length = max(total - dropped, 0)
+    if not cache.can_end_at(length):
+        assert window is not None
+        assert total - length > 0
+        return
+    cache.end_at(length)
+    keys, values = cache.append(tokens(count, 500 + length))
+    first = 0 if window is None else max(0, length - window + 1)
+    at = keys[0, :, 0] // 1000
+    assert at.tolist() == [*range(first, length), *range(500 + length, 500 + length + count)]
+    assert torch.equal(values, -keys)
+
+
+def test_one_token_can_always_be_taken_back() -> None:
+    cache = LayerCache(spec(5), 300)
+    cache.append(tokens(200, 0))
+    for position in range(200, 290):
+        cache.append(tokens(1, position))
+        assert cache.can_end_at(position)
+
+
+def test_a_sliding_layer_says_that_it_let_go() -> None:
+    cache = LayerCache(spec(5), 300)
+    cache.append(tokens(200, 0))
+    assert cache.can_end_at(200)
+    assert not cache.can_end_at(199)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_larger_cache_takes_over(window: int | None) -> None:
+    small, large = LayerCache(spec(window), 30), LayerCache(spec(window), 200)
+    small.append(tokens(30, 0))
+    large.take(small)
+    keys, _ = large.append(tokens(1, 30))
+    assert (keys[0, :, 0] // 1000).tolist() == list(range(31))
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_new_tokens_are_copied(window: int | None) -> None:
     cache = LayerCache(spec(window), 10)

@@ -153,10 +153,15 @@ def test_opt_positions_begin_at_row_two() -> None:
     assert (model.intermediate_size, model.final_norm.eps) == (40, 1e-5)
 
 
-@pytest.mark.parametrize("change", [{"do_layer_norm_before": False}, {"word_embed_proj_dim": 16}])
-def test_opt_350m_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match=next(iter(change))):
-        spec("opt", ffn_dim=40, **change)
+def test_opt_350m_norms_sums_and_projects_embeddings() -> None:
+    model = spec("opt", ffn_dim=40, do_layer_norm_before=False, word_embed_proj_dim=16)
+    assert (model.embedding_size, model.final_norm) == (16, None)
+    assert model.layers[0].placement is Placement.SUM
+    shapes = {tensor.key: tensor.shape for tensor in model.tensors}
+    assert shapes["embed_tokens.weight"] == (model.vocab_size, 16)
+    assert shapes["project_in.weight"] == (model.hidden_size, 16)
+    assert shapes["project_out.weight"] == (16, model.hidden_size)
+    assert "final_layer_norm.weight" not in shapes
 
 
 def test_gpt_neox_may_be_sequential() -> None:
@@ -165,9 +170,10 @@ def test_gpt_neox_may_be_sequential() -> None:
     assert sequential.layers[0].placement is Placement.PRE
 
 
-def test_phi_with_norms_on_q_and_k_is_refused() -> None:
-    with pytest.raises(Unsupported, match="qk_layernorm"):
-        spec("phi", qk_layernorm=True)
+def test_phi_may_norm_q_and_k_with_offsets() -> None:
+    model = spec("phi", qk_layernorm=True)
+    keys = {tensor.key for tensor in model.tensors if tensor.layer == 0}
+    assert {f"layers.0.self_attn.{each}_layernorm.bias" for each in "qk"} <= keys
 
 
 QWEN2_GOLDEN: dict[str, Any] = {

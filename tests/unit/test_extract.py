@@ -32,7 +32,6 @@ from vindex.errors import (
     Interrupted,
     LedgerRefusal,
     TargetExists,
-    Unsupported,
     VindexError,
     VindexIncomplete,
     VindexInvalid,
@@ -40,7 +39,7 @@ from vindex.errors import (
 from vindex.extract import extract
 from vindex.families import family_of, spec_from_config
 from vindex.files import CONFIG, TOKENIZER
-from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.kinds import ExtractLevel, StorageDtype
 from vindex.manifest import dump_manifest
 from vindex.spec import Role
 from vindex.store import open_vindex
@@ -117,10 +116,10 @@ def test_every_tensor_is_the_checkpoints_rounded_once(
     with open_vindex(tmp_path / "v") as vx, checkpoint(name) as source:
         names = {family_of(vx.spec).key(each): each for each in source.names()}
         for tensor in vx.spec.tensors:
-            if not vx.has(tensor.role, tensor.layer):
+            if not vx.has(*tensor.identity):
                 assert tensor.role is Role.HEAD
                 continue
-            stored = vx.tensor(tensor.role, tensor.layer)
+            stored = vx.tensor(*tensor.identity)
             exact = source.read(names[tensor.key], StorageDtype.F32)
             assert stored.dtype is dtype
             assert np.array_equal(stored.array, from_float32(exact, dtype))
@@ -137,7 +136,7 @@ def test_bf16_checkpoints_stay_bit_exact(tmp_path: Path) -> None:
     with open_vindex(extract_path(source, tmp_path / "v", dtype=StorageDtype.BF16)) as vx:
         for tensor in vx.spec.tensors:
             bits = arrays[family_of(vx.spec).checkpoint_name(tensor.key)].view(torch.uint16)
-            assert np.array_equal(vx.tensor(tensor.role, tensor.layer).array, bits.numpy())
+            assert np.array_equal(vx.tensor(*tensor.identity).array, bits.numpy())
 
 
 @pytest.mark.parametrize("dtype", list(StorageDtype))
@@ -422,12 +421,6 @@ def test_an_empty_directory_or_a_damaged_vindex_is_overwritten(damage: str, tmp_
             os.truncate(out / files.INDEX, 10)
     extract_golden("llama_h96", out, overwrite=True)
     assert verify(out).ok
-
-
-def test_quantised_extraction_is_not_there_yet(tmp_path: Path) -> None:
-    assert_refused(
-        CHECKPOINTS / "llama_h96", tmp_path, Unsupported, "later version", quant=Quant.Q4K
-    )
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ def test_larqls_own_default_rope_base_is_noted() -> None:
     [
         ({"model_config": {"rope_base": 500000.0}}, "rope base of 500000 is Llama 3's"),
         ({"model_config": {"model_type": "qwen2"}}, "q, k and v biases are not in the vindex"),
-        ({"model_config": {"model_type": "mixtral"}}, "experts per token"),
+        ({"model_config": {"model_type": "mixtral"}}, "the experts are not recorded"),
         ({"model_config": {"model_type": "rwkv"}}, "model_type is 'rwkv', which is not supported"),
         ({"model_config": {"residual_multiplier": 0.5}}, "residual_multiplier is 0.5"),
         ({"model_config": {"moe": {"num_experts": 4, "top_k": 2}}}, "moe is"),

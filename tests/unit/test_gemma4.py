@@ -186,7 +186,7 @@ def test_the_table_by_layer_of_transformers_5_means_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"enable_moe_block": True}, Unsupported, "mixture of experts"),
+        ({"enable_moe_block": True}, CheckpointError, "num_experts is missing"),
         ({"use_bidirectional_attention": "all"}, Unsupported, "use_bidirectional_attention"),
         ({"attention_bias": True}, Unsupported, "attention_bias"),
         ({"rope_theta": 1e4}, Unsupported, "rope_theta"),

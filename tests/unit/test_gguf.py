@@ -23,6 +23,7 @@ from tests.unit.checkpoint_files import (
 )
 from vindex.checkpoint import balance, open_checkpoint
 from vindex.checkpoint._gguf_file import GgufFile
+from vindex.checkpoint._gguf_names import rope_pairs_apart
 from vindex.dtypes import from_float32
 from vindex.errors import CheckpointError, LedgerRefusal, Unsupported, VindexError
 from vindex.families import spec_from_config
@@ -142,11 +143,9 @@ def test_encodings_that_only_decode(tmp_path: Path, encoding: str) -> None:
 
 
 def test_unpermuting_is_the_converters_inverse() -> None:
-    from vindex.checkpoint.gguf import _file_rows
-
     rows = np.arange(48)
     assert not np.array_equal(converter_permute(rows, 3), rows)
-    np.testing.assert_array_equal(converter_permute(rows, 3)[_file_rows(48, 3)], rows)
+    np.testing.assert_array_equal(converter_permute(rows, 3)[rope_pairs_apart(48, 3)], rows)
 
 
 def test_llama_config(tmp_path: Path) -> None:
@@ -299,8 +298,8 @@ METADATA_REFUSALS: list[tuple[dict[str, Any], type[VindexError], str]] = [
     (without(LLAMA, attention__layer_norm_rms_epsilon=math.nan), CheckpointError, "is nan"),
     (without(LLAMA, attention__key_length=8), Unsupported, "value_length is 16 where a head has 8"),
     (without(LLAMA, rope__dimension_count=8), Unsupported, "rope.dimension_count is 8"),
-    (without(LLAMA, rope__scaling__type="yarn"), Unsupported, "rope.scaling.type is 'yarn'"),
-    (without(LLAMA, expert_count=8), Unsupported, "expert_count is 8"),
+    (without(LLAMA, rope__scaling__type="dynamic"), Unsupported, "scaling.type is 'dynamic'"),
+    (without(LLAMA, expert_count=8), CheckpointError, "expert_used_count is missing"),
     (without(LLAMA, attention__sliding_window=512), Unsupported, "sliding_window is 512"),
     (without(LLAMA, attention__head_count_kv=3), CheckpointError, "m.gguf: num_attention_heads is"),
     (without(LLAMA, logit_scale=2.0), Unsupported, "llama.logit_scale"),
@@ -333,7 +332,10 @@ def test_unknown_architectures_list_the_supported_ones(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(Unsupported, match="architecture is 'mamba'") as caught:
         open_checkpoint(tmp_path / "m.gguf")
-    assert caught.value.hint == "supported: gemma, gemma2, gemma3, llama, qwen2, qwen3"
+    assert caught.value.hint == (
+        "supported: gemma, gemma2, gemma3, gemma4, glm4, gpt2, gptneox, granite, llama, olmo2,"
+        " phi2, phi3, qwen2, qwen2moe, qwen3, qwen3moe, starcoder2"
+    )
 
 
 def test_parts_of_a_split_file_are_refused(tmp_path: Path) -> None:

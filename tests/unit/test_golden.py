@@ -108,7 +108,6 @@ def test_a_level_too_low_names_the_extract_that_mends_it() -> None:
     [
         ("qwen2_h96.f16", "biases"),
         ("llama3_h96.f16", "rope"),
-        ("llama_h96.q4k", "quantised vindexes come with a later version"),
     ],
 )
 def test_what_larql_recorded_lossily_can_be_browsed_and_not_inferred(

@@ -43,11 +43,18 @@ class Altered:
         self.generation_config = inner.generation_config
         self.chat_template = inner.chat_template
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
-        return role not in self._without and self._inner.has(role, layer)
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
+        return role not in self._without and self._inner.has(role, layer, expert)
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        return self._replaced.get(role) or self._inner.tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        return self._replaced.get(role) or self._inner.tensor(role, layer, expert)
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        return self.tensor(role, layer, expert)
 
     def tokenizer(self) -> Tokenizer:
         return self._inner.tokenizer()

@@ -211,8 +211,10 @@ class AsLarqlStores(CheckpointSource):
         super().__init__(source)
         self._stored_dtype = dtype
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
-        stored = super().tensor(role, layer)
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        stored = super().tensor(role, layer, expert)
         spec = self.spec.by_key()[stored.key]
         if self._stored_dtype is StorageDtype.F32 and spec.file is not ple.FILE:
             return stored

@@ -61,10 +61,12 @@ class Source:
         self.generation_config = generation or {}
         self.chat_template = template
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         return False
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         raise AssertionError("no tensors here")
 
     def tokenizer(self) -> Tokenizer:

@@ -192,3 +192,34 @@ def test_padding_leaves_a_full_matrix_alone() -> None:
     padded = pad_columns(matrix, 512)
     assert padded.shape == (2, 512)
     assert not padded[:, 256:].any()
+
+
+@pytest.mark.parametrize("block_format", [BlockFormat.Q4_K, BlockFormat.Q6_K, BlockFormat.F16])
+def test_runs_of_columns_are_those_of_the_whole(
+    block_format: BlockFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(4).standard_normal((9, 700)).astype(np.float32)
+    matrix = QuantMatrix(block_format, 9, 700, encode_rows(values, block_format))
+    whole = matrix.decode_rows(0, 9)
+    monkeypatch.setattr("vindex.quant.matrix._SLAB_ELEMENTS", 1000)
+    for start, stop in ((0, 700), (0, 1), (255, 257), (256, 512), (300, 699), (699, 700), (5, 5)):
+        assert np.array_equal(matrix.decode_columns(start, stop), whole[:, start:stop])
+    for start, stop in ((-1, 3), (3, 2), (0, 701)):
+        with pytest.raises(IndexError):
+            matrix.decode_columns(start, stop)
+
+
+def test_rows_in_another_order() -> None:
+    values = np.random.default_rng(4).standard_normal((9, 300)).astype(np.float32)
+    matrix = QuantMatrix(BlockFormat.Q4_K, 9, 300, encode_rows(values, BlockFormat.Q4_K))
+    order = np.array([3, 8, 3, 0])
+    taken = matrix.take(order)
+    assert taken.shape == (4, 300)
+    assert np.array_equal(taken.decode_rows(0, 4), matrix.decode_rows(0, 9)[order])
+
+
+def test_values_that_are_not_finite_are_counted() -> None:
+    blocks = encode_rows(np.ones((4, 300), np.float32), BlockFormat.Q4_K)
+    assert QuantMatrix(BlockFormat.Q4_K, 4, 300, blocks).count_not_finite() == 0
+    blocks[2, 144:146] = 0xFF  # d of the second block
+    assert QuantMatrix(BlockFormat.Q4_K, 4, 300, blocks).count_not_finite() == 256

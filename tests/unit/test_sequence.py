@@ -25,6 +25,16 @@ from tests.unit.tiny_models import (
     tame_arrays,
 )
 
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products this small are fastest with one thread, and on a busy machine by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 IDS = np.random.default_rng(3).integers(0, VOCABULARY, 60).tolist()
 
 
@@ -100,6 +110,73 @@ def test_cancellation_stops_between_layers(llama: Decoder) -> None:
     with pytest.raises(Cancelled, match="layer 1/2"):
         Sequence(llama, 5).read([1, 2], observe=observe, cancel=token)
     assert set(seen) == {0}
+
+
+# --------------------------------------------------------------------------- going back
+
+
+@pytest.mark.parametrize("shared", [0, 1, 5, 31, 33, 40, 59, 60])
+@pytest.mark.parametrize("chunk", [1, 60])
+def test_going_back_equals_reading_anew(model: Decoder, shared: int, chunk: int) -> None:
+    """Sliding windows of 8 and dynamic rope's switch at 32 positions lie in between."""
+    other = [(token + 1) % VOCABULARY for token in IDS]
+    growing = Sequence(model, 80)
+    for start in range(0, 60, chunk):
+        growing.read(IDS[start : start + chunk])
+    wanted = [*IDS[:shared], *other[shared:], 7]
+    growing.go_back_to(wanted)
+    known = len(growing.ids)
+    assert list(growing.ids) == wanted[:known]
+    assert known in (0, shared)
+    found = growing.read(wanted[known:])
+    torch.testing.assert_close(found, Sequence(model, 80).read(wanted), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shared", [5, 25])
+def test_going_back_to_a_shorter_text(model: Decoder, shared: int) -> None:
+    """Shorter than dynamic rope's 32 positions: keys were turned for the longer one."""
+    growing = Sequence(model, 80)
+    growing.read(IDS)
+    wanted = [*IDS[:shared], (IDS[shared] + 1) % VOCABULARY, 7]
+    growing.go_back_to(wanted)
+    found = growing.read(wanted[len(growing.ids) :])
+    torch.testing.assert_close(found, Sequence(model, 80).read(wanted), atol=2e-5, rtol=0)
+
+
+def test_full_attention_forgets_only_what_differs(llama: Decoder) -> None:
+    growing = Sequence(llama, 60)
+    growing.read(IDS)
+    growing.go_back_to([*IDS[:41], 0 if IDS[41] else 1])
+    assert list(growing.ids) == IDS[:41]
+
+
+def test_room_can_grow(model: Decoder) -> None:
+    growing = Sequence(model, 5)
+    growing.read(IDS[:5])
+    for stop in (6, 20, 60):
+        growing.reserve(stop)
+        found = growing.read(IDS[len(growing.ids) : stop])
+        torch.testing.assert_close(found, Sequence(model, 60).read(IDS[:stop]), atol=2e-5, rtol=0)
+    with pytest.raises(PromptTooLong):
+        growing.reserve(257)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_sequence_survives_cancellation(model: Decoder, count: int) -> None:
+    growing = Sequence(model, 60)
+    growing.read(IDS[:30])
+    cancel = CancelToken()
+
+    def observe(tap: Tap, layer: int, values: torch.Tensor) -> None:
+        if layer == 0:
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        growing.read(IDS[30 : 30 + count], observe=observe, cancel=cancel)
+    known = len(growing.ids)
+    assert list(growing.ids) == IDS[:known]
+    found = growing.read(IDS[known:])
+    torch.testing.assert_close(found, Sequence(model, 60).read(IDS), atol=2e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------- long prompts

@@ -61,11 +61,11 @@ def test_a_vindex_is_the_same_model_source_as_its_checkpoint(ours: Path) -> None
         assert vx.generation_config == other.generation_config
         assert vx.chat_template == other.chat_template
         for tensor in vx.spec.tensors:
-            assert vx.has(tensor.role, tensor.layer)
-            stored = vx.tensor(tensor.role, tensor.layer)
+            assert vx.has(*tensor.identity)
+            stored = vx.tensor(*tensor.identity)
             assert stored.key == tensor.key
             assert stored.shape == tensor.shape
-            exact = other.tensor(tensor.role, tensor.layer).float32()
+            exact = other.tensor(*tensor.identity).float32()
             assert np.array_equal(stored.array, exact.astype(np.float16))
         assert not vx.has(Role.Q_NORM, 0)
         assert not vx.has(Role.GATE, 4)

@@ -6,17 +6,28 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from tests.unit.checkpoint_files import GEMMA3, LLAMA, random_arrays, write_directory, write_gguf
 from tests.unit.tokenizer_texts import ALL_STRINGS, CORPUS
 from vindex.checkpoint import CheckpointSource, open_checkpoint
+from vindex.checkpoint._gguf_splitters import SPLITTERS
 from vindex.checkpoint._tokenizer import load_tokenizer
 from vindex.errors import CheckpointError, Unsupported
 
@@ -44,6 +55,17 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT4O_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -66,18 +88,37 @@ DIGITS = pre_tokenizers.Sequence(
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ]
 )
+LLAMA3 = split_by(LLAMA3_SPLIT)
+GPT4O = split_by(GPT4O_SPLIT)
 BYTE_LEVEL = {
     "gpt-2": PLAIN,
+    "phi-2": PLAIN,
+    "mpt": PLAIN,
+    "olmo": PLAIN,
     "smollm": DIGITS,
     "starcoder": DIGITS,
-    "llama-bpe": split_by(LLAMA3_SPLIT),
+    "refact": DIGITS,
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
+    "falcon3": LLAMA3,
+    "dbrx": LLAMA3,
     "qwen2": split_by(QWEN2_SPLIT),
+    "tekken": split_by(TEKKEN_SPLIT),
+    "gpt-4o": GPT4O,
+    "llama4": GPT4O,
 }
+# Rules that take a piece of the vocabulary whole, and then also put BOS first; and those of the
+# tokenizers of GPT-NeoX and Qwen 2, which compose characters.
+WHOLE = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
+COMPOSING = {"mpt", "olmo", "qwen2"}
 
 
 def train_byte_level(pre: str) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    tokenizer = Tokenizer(models.BPE(ignore_merges=pre in WHOLE))
     tokenizer.pre_tokenizer = BYTE_LEVEL[pre]
+    if pre in COMPOSING:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
@@ -114,23 +155,28 @@ def test_byte_level_vocabularies(tmp_path: Path, pre: str) -> None:
     metadata = byte_level_metadata(original, pre)
     path = gguf_with(tmp_path / "m.gguf", metadata, original.get_vocab_size())
     tokenizer, side = rebuilt(path)
-    bos = [0] if pre == "llama-bpe" else []
+    bos = [0] if pre in WHOLE else []
     assert side["tokenizer_config.json"]["add_bos_token"] is bool(bos)
     for text in ALL_STRINGS:
         ids = original.encode(text).ids
         assert tokenizer.encode(text).ids == bos + ids, repr(text)
         assert tokenizer.encode(text, add_special_tokens=False).ids == ids, repr(text)
         assert tokenizer.decode(ids) == original.decode(ids)
-        assert tokenizer.decode(ids, skip_special_tokens=False) == text
+        normal = unicodedata.normalize("NFC", text) if pre in COMPOSING else text
+        assert tokenizer.decode(ids, skip_special_tokens=False) == normal
+
+
+def test_every_rule_is_compared() -> None:
+    assert set(BYTE_LEVEL) == set(SPLITTERS)
 
 
 def test_the_splitting_rules_differ(tmp_path: Path) -> None:
     """Were one rule taken for another, the test above would see it."""
-    text = "in  2024 don't"
+    text = "in  2024 camelCase don't"
     pieces = {
         tuple(piece for piece, _ in rule.pre_tokenize_str(text)) for rule in BYTE_LEVEL.values()
     }
-    assert len(pieces) == 4
+    assert len(pieces) == len({id(rule) for rule in BYTE_LEVEL.values()}) == 6
 
 
 def sentencepiece_case(
@@ -161,7 +207,7 @@ def test_sentencepiece_vocabularies(tmp_path: Path, data_dir: Path, family: str)
     assert side["tokenizer_config.json"]["add_bos_token"] is True
     compared = 0
     for text, ids, decoded in case["encodings"]:
-        if "<s>" in text or " " * 32 in text:
+        if any(token in text for token in ("<s>", "</s>", "<unk>")) or " " * 32 in text:
             continue  # SentencePiece reads no control tokens; Hugging Face merges endless spaces
         assert tokenizer.encode(text).ids == [case["bos"], *ids], repr(text)
         assert tokenizer.decode(ids) == decoded
@@ -281,6 +327,9 @@ def test_side_files(tmp_path: Path) -> None:
         ({"model": "bert"}, Unsupported, "tokenizer of model 'bert'"),
         ({"model": None}, Unsupported, "tokenizer of model null"),
         ({"pre": "klingon"}, Unsupported, "by the rule 'klingon'"),
+        ({"pre": "default"}, Unsupported, "by the rule 'default'"),
+        ({"pre": "glm4"}, Unsupported, "by the rule 'glm4'"),
+        ({"model": "gemma4", "merges": None}, CheckpointError, "has no tokenizer.ggml.merges"),
         ({"pre": None}, Unsupported, "by the rule null"),
         ({"tokens": None}, CheckpointError, "has no tokenizer.ggml.tokens"),
         ({"tokens": "abc"}, CheckpointError, "no list of str"),

@@ -37,6 +37,18 @@ STRINGS = [
     "def fibonacci(n):\n    return n\n",
     "https://example.com/a?b=c",
     " " * 45 + "x" + "\n" * 40,
+    "1 12 123 1234 12345 123456789012 ٣٤٥ １２３ ½ Ⅻ 1,000.5e-10 0x1F",
+    "我想在apple工作1314151天～ 한국어 ภาษาไทย हिन्दी বাংলা",
+    "e\u0301 A\u030a \u1112\u1161\u11ab q\u0307\u0323 \u0344 \u2126 \ufb01 \u1e9b\u0323",
+    "👩🏽‍🚀 🏳️‍🌈 1️⃣ 😶\u200d🌫️ ❤\ufe0f\u200d🔥",
+    "   leading\n  \n   mixed \t white\u3000space\u2003\u00a0 \r\n trailing   ",
+    "\t\t\n \n\t x\v\f\x85\u2028\u2029y",
+    "I'll you'RE we'Ve 'tis O'Brien's d'être ''''`````` l\u2019homme",
+    "if (a<=b&&c!=d){ret[i]->x/=2;}//done\n#!/bin/sh\\n\n/* */ \\u0041",
+    "שלום עולם \u202eabc\u202c مرحبا، كيف؟ \u061c",
+    "<|im_start|>user\n<|end|> <pad><unk></s><mask> [INST] <0xFF> <|endoftext|>",
+    "ALLCAPS CamelCase snake_case kebab-case ÀÉÎ ǅ ʰ ª İıẞß",
+    "\ufffd \ufeff\u200b\u2060\x1b[0m \U0010ffff",
 ]
 
 

@@ -45,7 +45,12 @@ def copy_golden(name: str, target: Path) -> Path:
 def unseal(path: Path) -> Path:
     """Make one of ours look as if larql had written it, so that deeper checks are reached."""
     (path / files.SEAL).unlink()
-    edit_json(path / files.INDEX, lambda index: index.pop("lql"))
+
+    def change(index: dict[str, Any]) -> None:
+        del index["lql"]
+        index["has_model_weights"] = index["extract_level"] != "browse"
+
+    edit_json(path / files.INDEX, change)
     return path
 
 

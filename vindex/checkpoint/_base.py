@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from vindex.kinds import StorageDtype
+
+if TYPE_CHECKING:
+    from vindex.quant import BlockFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +96,18 @@ class Checkpoint(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class BlockReader(Protocol):
+    """A checkpoint that stores matrices in blocks."""
+
+    def blocks(
+        self, name: str, start: int, stop: int
+    ) -> tuple[BlockFormat, npt.NDArray[np.uint8]] | None:
+        """Rows ``start..stop`` of a matrix as stored, uint8 ``[stop - start, row bytes]``.
+
+        Returns:
+            ``None`` where the rows are no whole blocks of a format that vindexes know, or their
+            values are others than the blocks say.
+        """

@@ -14,6 +14,7 @@ from vindex.checkpoint._base import Provenance, TensorInfo
 from vindex.checkpoint._convert import convert_rows
 from vindex.checkpoint._json import read_limited, read_object
 from vindex.checkpoint._safetensors import SafetensorsFile
+from vindex.checkpoint._scaled import find_scaled
 from vindex.errors import CheckpointError
 from vindex.families._config import show
 from vindex.files import CARRIED, CONFIG, is_plain_name
@@ -64,22 +65,27 @@ class SafetensorsCheckpoint:
         self.config: Mapping[str, Any] = read_object(directory / CONFIG)
         self._shards: list[SafetensorsFile] = []
         self._owner: dict[str, SafetensorsFile] = {}
+        self._last: tuple[tuple[str, int, int], npt.NDArray[np.generic]] | None = None
         try:
             self._open_weights(weights)
+            self._scaled, self._scales = find_scaled(self._owner)
         except BaseException:
             self.close()
             raise
 
     def names(self) -> Sequence[str]:
-        """Tensor names, shard by shard in file order."""
-        return tuple(self._owner)
+        """Tensor names, shard by shard in file order; scales are part of what they scale."""
+        return tuple(name for name in self._owner if name not in self._scales)
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype of a tensor; ``Unsupported`` unless it holds floats."""
-        return self._shard(name).info(name)
+        pair = self._scaled.get(name)
+        return self._shard(name).info(name) if pair is None else pair.info
 
     def read(self, name: str, dtype: StorageDtype) -> npt.NDArray[np.generic]:
         """A whole tensor; a view of the file where its dtype is the stored one."""
+        if name in self._scaled:
+            return self.read_rows(name, 0, self.info(name).shape[0], dtype)
         shard = self._shard(name)
         return convert_rows(shard.array(name), shard.info(name).dtype, dtype)
 
@@ -87,11 +93,22 @@ class SafetensorsCheckpoint:
         self, name: str, start: int, stop: int, dtype: StorageDtype
     ) -> npt.NDArray[np.generic]:
         """Rows ``start..stop`` of a tensor, likewise."""
-        shard = self._shard(name)
-        rows = shard.array(name)
-        if not 0 <= start <= stop <= rows.shape[0]:
-            raise IndexError(f"rows {start}..{stop} of {rows.shape[0]}")
-        return convert_rows(rows[start:stop], shard.info(name).dtype, dtype)
+        info = self.info(name)
+        if not 0 <= start <= stop <= info.shape[0]:
+            raise IndexError(f"rows {start}..{stop} of {info.shape[0]}")
+        if name in self._scaled:
+            rows = self._decoded(name, start, stop)
+        else:
+            rows = self._shard(name).array(name)[start:stop]
+        return convert_rows(rows, info.dtype, dtype)
+
+    def _decoded(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """Rows made of codes and scales; the last ones are kept, as an expert is read in parts."""
+        if self._last is None or self._last[0] != (name, start, stop):
+            rows = self._scaled[name].rows(start, stop)
+            rows.flags.writeable = False
+            self._last = (name, start, stop), rows
+        return self._last[1]
 
     def release(self) -> None:
         """Give back memory of pages already read."""

@@ -64,12 +64,18 @@ class GgufFile:
             ``[len(rows), last axis]``; a read-only view where the file holds the values as such
             and ``rows`` is a slice.
         """
-        raw = self._file.array(tensor.offset, tensor.rows * tensor.row_bytes, np.uint8)
-        chosen = raw.reshape(tensor.rows, tensor.row_bytes)[rows]
+        chosen = self.raw_rows(tensor, rows)
         info = self.info(tensor)
         if info.stored in ("F32", "F16", "BF16"):
             return np.require(chosen, requirements="C").view(info.dtype.carrier)
         return _dequantise(chosen, info.stored, tensor.shape[-1])
+
+    def raw_rows(
+        self, tensor: GgufTensor, rows: slice | npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.uint8]:
+        """The bytes of some rows, ``[len(rows), row bytes]``; a read-only view for a slice."""
+        raw = self._file.array(tensor.offset, tensor.rows * tensor.row_bytes, np.uint8)
+        return raw.view(np.uint8).reshape(tensor.rows, tensor.row_bytes)[rows]
 
     def release(self) -> None:
         """Give back memory of pages already read."""

@@ -1,8 +1,9 @@
 """``tokenizer.json`` and its companions, rebuilt from the metadata of a GGUF file.
 
 GGUF keeps the vocabulary and says by two names how text is split: ``tokenizer.ggml.model``, which
-is ``gpt2`` for byte-level BPE and ``llama`` for SentencePiece BPE, and ``tokenizer.ggml.pre``. The
-result does what the original model's ``tokenizer.json`` does, in the ``tokenizers`` format.
+is ``gpt2`` for byte-level BPE, ``llama`` for SentencePiece BPE and ``gemma4`` for the latter with
+its merges listed, and ``tokenizer.ggml.pre``. The result does what the original model's
+``tokenizer.json`` does, in the ``tokenizers`` format.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,24 @@ class _TokenType(IntEnum):
     BYTE = 6
 
 
+class _Model(Enum):
+    """``tokenizer.ggml.model``."""
+
+    BYTE_LEVEL = "gpt2"
+    SENTENCEPIECE = "llama"
+    GEMMA4 = "gemma4"
+
+
 # llama.cpp's defaults for SentencePiece vocabularies that do not name their special tokens.
 _SENTENCEPIECE_IDS: Mapping[str, int] = {"unknown": 0, "bos": 1, "eos": 2}
 
 # Tokens that end a turn. Converters often record only one of a model's stop tokens.
-_END_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
+_END_OF_TURN = (
+    "<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<turn|>", "<|tool_response>"
+)  # fmt: skip
+
+# Phi 3's tokens swallow the white space after them, which GGUF does not record, all but these.
+_PHI3_KEEPS_SPACE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 class GgufTokenizer:
@@ -75,15 +89,10 @@ class GgufTokenizer:
         self._types = self._list("token_type", int, default=[_TokenType.NORMAL] * count)
         if len(self._types) != count:
             raise self._bad(f"has {len(self._types)} token types for {count} tokens")
-        model = metadata.get("tokenizer.ggml.model")
-        self._splitter: Splitter | None = None
-        if model == "gpt2":
-            self._splitter = self._known_splitter()
-        elif model != "llama":
-            raise Unsupported(
-                f"{path.name} has a tokenizer of model {show(model)}, supported are gpt2 and llama",
-                path=path,
-            )
+        self._model = self._known_model()
+        is_byte_level = self._model is _Model.BYTE_LEVEL
+        self._splitter = self._known_splitter() if is_byte_level else None
+        self._is_phi3 = architecture == "phi3" and self._model is _Model.SENTENCEPIECE
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer's files by name."""
@@ -100,7 +109,9 @@ class GgufTokenizer:
 
     @property
     def adds_bos(self) -> bool:
-        """Whether encoding puts BOS first."""
+        """Whether encoding puts BOS first; Gemma 4's own does not, whatever llama.cpp records."""
+        if self._model is _Model.GEMMA4:
+            return False
         default = True if self._splitter is None else self._splitter.adds_bos
         return self._flag("add_bos_token", default) and self._id("bos") is not None
 
@@ -148,7 +159,7 @@ class GgufTokenizer:
                 "content": token,
                 "single_word": False,
                 "lstrip": False,
-                "rstrip": False,
+                "rstrip": self._is_phi3 and token not in _PHI3_KEEPS_SPACE,
                 "normalized": False,
                 "special": whole[_TokenType(kind)],
             }
@@ -157,17 +168,17 @@ class GgufTokenizer:
         ]
 
     def _byte_level(self, vocabulary: dict[str, int], splitter: Splitter) -> Json:
-        merges = [self._pair(merge) for merge in self._list("merges", str)]
         return {
-            "normalizer": None,
+            "normalizer": splitter.normalizer(),
             "pre_tokenizer": splitter.pre_tokenizer(),
             "post_processor": self._template(),
             "decoder": {**BYTE_LEVEL, "use_regex": True},
-            "model": _bpe(vocabulary, merges, ignore_merges=splitter.ignore_merges),
+            "model": _bpe(vocabulary, self._merges(), ignore_merges=splitter.ignore_merges),
         }
 
     def _sentencepiece(self, vocabulary: dict[str, int]) -> Json:
-        prefixed = self._flag("add_space_prefix", True)
+        listed = self._model is _Model.GEMMA4
+        prefixed = self._flag("add_space_prefix", not listed)
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
         unreplace = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
         decoders: list[Json] = [unreplace, {"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -184,11 +195,14 @@ class GgufTokenizer:
             "decoder": {"type": "Sequence", "decoders": decoders},
             "model": _bpe(
                 vocabulary,
-                self._implied_merges(vocabulary),
+                self._merges() if listed else self._implied_merges(vocabulary),
                 unknown=None if unknown is None else self._tokens[unknown],
                 byte_fallback=True,
             ),
         }
+
+    def _merges(self) -> list[tuple[str, str]]:
+        return [self._pair(merge) for merge in self._list("merges", str)]
 
     def _implied_merges(self, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
         """The merges a SentencePiece vocabulary stands for, best first.
@@ -281,6 +295,17 @@ class GgufTokenizer:
         }
         return {key: value for key, value in result.items() if value is not None}
 
+    def _known_model(self) -> _Model:
+        name = self._metadata.get("tokenizer.ggml.model")
+        for model in _Model:
+            if model.value == name:
+                return model
+        raise Unsupported(
+            f"{self._path.name} has a tokenizer of model {show(name)}, which is not supported",
+            hint=f"supported: {', '.join(model.value for model in _Model)}",
+            path=self._path,
+        )
+
     def _known_splitter(self) -> Splitter:
         name = self._metadata.get("tokenizer.ggml.pre")
         splitter = SPLITTERS.get(name) if isinstance(name, str) else None
@@ -301,7 +326,7 @@ class GgufTokenizer:
     def _id(self, name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
         value = self._metadata.get(key)
-        if value is None and self._splitter is None:
+        if value is None and self._model is _Model.SENTENCEPIECE:
             value = _SENTENCEPIECE_IDS.get(name)
         if value is None:
             return None

@@ -85,6 +85,18 @@ class SafetensorsFile:
         )
         return flat.reshape(entry.shape)
 
+    def encoding(self, name: str) -> str:
+        """The file's own name of a tensor's element type."""
+        return self._entries[name].dtype
+
+    def raw(self, name: str) -> npt.NDArray[np.generic]:
+        """A tensor of one-byte elements as uint8, one of floats in its carrier; a view."""
+        entry = self._entries[name]
+        if _ITEM_BITS[entry.dtype] != 8:
+            return self.array(name)
+        flat = self._file.array(self._data + entry.begin, math.prod(entry.shape), np.uint8)
+        return flat.reshape(entry.shape)
+
     def release(self) -> None:
         """Give back memory of pages already read."""
         self._file.release()

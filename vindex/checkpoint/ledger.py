@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vindex.checkpoint._base import Checkpoint
-from vindex.checkpoint.cutting import source_key
+from vindex.checkpoint.cutting import source_key, ways
 from vindex.errors import LedgerRefusal, Unsupported
 from vindex.families import DropRule, family_of
 from vindex.families._config import show
@@ -58,7 +58,7 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
     """
     family = family_of(spec)
     rules = family.drop_rules(spec)
-    wanted = {source_key(tensor): tensor for tensor in spec.tensors}
+    known = {source_key(way): way for tensor in spec.tensors for way in ways(tensor)}
     dropped: list[Dropped] = []
     found: dict[str, str] = {}
     problems: list[str] = []
@@ -67,19 +67,22 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
         rule = _rule(rules, name)
         if rule is not None:
             dropped.append(Dropped(name, rule.name, rule.reason))
-        elif key not in wanted:
+        elif key not in known:
             problems.append(f"unknown: {show(name, 200)}")
         elif key in found:
             problems.append(f"ambiguous: {show(found[key], 200)} and {show(name, 200)}")
         else:
             found[key] = name
-            problem = _mismatch(checkpoint, name, wanted[key])
+            problem = _mismatch(checkpoint, name, known[key])
             if problem is not None:
                 problems.append(problem)
+    used, missing = _choose(spec, found)
+    problems += [f"missing: {key}" for key in missing]
+    read = {source_key(tensor) for tensor in used}
     problems += [
-        f"missing: {key}"
-        for key, tensor in wanted.items()
-        if key not in found and not tensor.optional
+        f"ambiguous: {show(name, 200)} holds what other tensors hold as well"
+        for key, name in found.items()
+        if key not in read
     ]
     if problems:
         raise _refusal(checkpoint.name, problems)
@@ -88,17 +91,29 @@ def balance(checkpoint: Checkpoint, spec: ModelSpec) -> Ledger:
     if spec.tied and head.key in found:
         embed = next(tensor for tensor in spec.tensors if tensor.role is Role.EMBED)
         if _equal(checkpoint, found[head.key], found[embed.key]):
-            name = found.pop(head.key)
+            name = used.pop(head)
             dropped.append(Dropped(name, TIED_HEAD_COPY, "a copy of the tied embedding"))
         else:
             notes.append(
                 "the config says the head is tied to the embedding, but the checkpoint has an"
                 f" {found[head.key]} that differs; it is used"
             )
-    used = {
-        tensor: found[source_key(tensor)] for tensor in spec.tensors if source_key(tensor) in found
-    }
     return Ledger(used, tuple(dropped), tuple(notes))
+
+
+def _choose(
+    spec: ModelSpec, found: Mapping[str, str]
+) -> tuple[dict[TensorSpec, str], tuple[str, ...]]:
+    """For every tensor the first place that the checkpoint has; keys of those that have none."""
+    used: dict[TensorSpec, str] = {}
+    missing: dict[str, None] = {}
+    for tensor in spec.tensors:
+        way = next((way for way in ways(tensor) if source_key(way) in found), None)
+        if way is not None:
+            used[way] = found[source_key(way)]
+        elif not tensor.optional:
+            missing[source_key(tensor)] = None
+    return used, tuple(missing)
 
 
 def _rule(rules: tuple[DropRule, ...], name: str) -> DropRule | None:

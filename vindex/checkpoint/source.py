@@ -17,7 +17,7 @@ from vindex.errors import CheckpointError
 from vindex.families import spec_from_config
 from vindex.files import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from vindex.source import StoredTensor
-from vindex.spec import ModelSpec, Role, TensorSpec
+from vindex.spec import ModelSpec, Role, TensorIdentity, TensorSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,8 +41,8 @@ class CheckpointSource:
         self._checkpoint = checkpoint
         self.spec: ModelSpec = spec_from_config(checkpoint.config)
         self.ledger: Ledger = balance(checkpoint, self.spec)
-        self._by_role: dict[tuple[Role, int | None], tuple[TensorSpec, str]] = {
-            (tensor.role, tensor.layer): (tensor, name) for tensor, name in self.ledger.used.items()
+        self._by_role: dict[TensorIdentity, tuple[TensorSpec, str]] = {
+            tensor.identity: (tensor, name) for tensor, name in self.ledger.used.items()
         }
 
     @property
@@ -70,17 +70,25 @@ class CheckpointSource:
         """The Jinja source of the model's chat template, or ``None``."""
         return chat_template(self._files, self.tokenizer_config)
 
-    def has(self, role: Role, layer: int | None = None) -> bool:
+    def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         """Whether the checkpoint stores the tensor."""
-        return (role, layer) in self._by_role
+        return (role, layer, expert) in self._by_role
 
-    def tensor(self, role: Role, layer: int | None = None) -> StoredTensor:
+    def tensor(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
         """The tensor, losslessly: a view of the file, or new memory where it has to be made."""
-        tensor, name = self._by_role[role, layer]
+        tensor, name = self._by_role[role, layer, expert]
         dtype = self._checkpoint.info(name).dtype
         array = read_tensor(self._checkpoint, tensor, name, dtype)
         array.flags.writeable = False
         return StoredTensor(tensor.key, dtype, array)
+
+    def matrix(
+        self, role: Role, layer: int | None = None, expert: int | None = None
+    ) -> StoredTensor:
+        """The same: a checkpoint's blocks are decoded when they are read."""
+        return self.tensor(role, layer, expert)
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, loaded once."""

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+# vindex.checkpoint undoes these; who computes sees floats.
+_READ_QUANTIZATIONS = ("mxfp4", "fp8")
+
+
 @cache
 def families() -> tuple[Family, ...]:
     """Every family, by module name."""
@@ -66,7 +70,7 @@ def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> M
             f"{where}: model_type is {show(reader.get('model_type'))}, which is not supported",
             hint=f"supported: {', '.join(model_types())}",
         )
-    reader.must_be_default("quantization_config")
+    _check_quantization(reader)
     return family.build(reader)
 
 
@@ -133,6 +137,21 @@ def gguf_family(architecture: str) -> Family:
         f"the GGUF file's architecture is {show(architecture)}, which is not supported",
         hint=f"supported: {', '.join(names)}",
     )
+
+
+def _check_quantization(config: ConfigReader) -> None:
+    """Refuse encodings of weights that the readers of checkpoints do not undo."""
+    section = config.section("quantization_config")
+    if section is None:
+        return
+    method = section.text("quant_method")
+    if method not in _READ_QUANTIZATIONS:
+        raise Unsupported(
+            f"{section.where}: quant_method is {show(method)}, which is not supported",
+            hint=f"supported: {', '.join(_READ_QUANTIZATIONS)}, and weights that are not quantised",
+        )
+    if method == "fp8":
+        section.must_be_default("weight_block_size", [128, 128])
 
 
 def _by_model_type(model_type: str | None) -> Family | None:

@@ -16,6 +16,7 @@ from vindex.spec import (
     LayerSpec,
     LearnedPositions,
     ModelSpec,
+    MoeSpec,
     NormSpec,
     Placement,
     PleSpec,
@@ -71,7 +72,7 @@ def layer_kinds(
 
 def make_layers(
     attentions: Iterable[AttentionSpec],
-    ffn: FfnSpec,
+    ffn: FfnSpec | MoeSpec,
     norm: NormSpec,
     placement: Placement = Placement.PRE,
     *,
@@ -81,6 +82,19 @@ def make_layers(
     return tuple(
         LayerSpec(index, attention, ffn, placement, norm, residual_multiplier=residual_multiplier)
         for index, attention in enumerate(attentions)
+    )
+
+
+def make_mixed_layers(
+    attentions: Iterable[AttentionSpec],
+    ffns: Iterable[FfnSpec | MoeSpec],
+    norm: NormSpec,
+    placement: Placement = Placement.PRE,
+) -> tuple[LayerSpec, ...]:
+    """Layers that differ in their attention and FFN."""
+    return tuple(
+        LayerSpec(index, attention, ffn, placement, norm)
+        for index, (attention, ffn) in enumerate(zip(attentions, ffns, strict=True))
     )
 
 
@@ -99,10 +113,13 @@ def make_model(
     head_bias: bool = False,
     ple: PleSpec | None = None,
     starts_with_bos: bool = False,
+    embedding_size: int | None = None,
+    has_final_norm: bool = True,
 ) -> ModelSpec:
     """The specification of a model whose final norm is like those of its layers.
 
     Args:
+        embedding_size: where it is not the hidden size.
         tied: what an absent ``tie_word_embeddings`` means.
     """
     tied = config.flag("tie_word_embeddings", tied)
@@ -112,7 +129,8 @@ def make_model(
         vocab_size=geometry.vocab_size,
         hidden_size=geometry.hidden_size,
         layers=layers,
-        final_norm=layers[0].norm,
+        final_norm=layers[0].norm if has_final_norm else None,
+        embedding_size=embedding_size or geometry.hidden_size,
         embed_scale=embed_scale,
         tied=tied,
         max_positions=geometry.max_positions,
@@ -125,6 +143,8 @@ def make_model(
             positions=positions,
             head_bias=head_bias,
             ple=ple,
+            embedding_size=embedding_size,
+            has_final_norm=has_final_norm,
         ),
         logit_softcap=logit_softcap,
         logit_divisor=logit_divisor,

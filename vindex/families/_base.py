@@ -58,18 +58,26 @@ class GgufRules:
         config: GGUF metadata (scalars and arrays by key) and tensor names -> ``config.json``.
         permuted: roles whose rows GGUF interleaves per head for its rope layout.
         norm_offset: GGUF stores RMS weights as ``1 + w``; the reader subtracts one.
+        known: metadata of the architecture that only this family computes with.
     """
 
     architectures: tuple[str, ...]
     config: Callable[[GgufFacts], dict[str, Any]]
     permuted: frozenset[Role] = frozenset()
     norm_offset: bool = False
+    known: frozenset[str] = frozenset()
 
 
 class GgufFacts(Protocol):
-    """What a family may ask a GGUF file for while rebuilding its configuration."""
+    """What a family may ask a GGUF file for while rebuilding its configuration.
+
+    Attributes:
+        architecture: ``general.architecture``.
+        known: see ``GgufRules``.
+    """
 
     architecture: str
+    known: frozenset[str]
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -124,7 +132,11 @@ class Family:
         """The rules for a checkpoint of this model."""
         return self.drops if self.spec_drops is None else (*self.drops, *self.spec_drops(spec))
 
-    @staticmethod
-    def checkpoint_name(key: str) -> str:
+    def checkpoint_name(self, key: str) -> str:
         """The name that transformers gives the tensor of a vindex key."""
-        return key if key.startswith("lm_head.") else f"model.{key}"
+        for name, renamed in self.renamed.items():
+            if renamed == key:
+                return name
+        if key.startswith("lm_head."):
+            return key
+        return ("model." if "model." in self.prefixes else self.prefixes[0]) + key

@@ -109,6 +109,17 @@ class ConfigReader:
             self.refuse(key, expected)
         return tuple(map(float, value))
 
+    def integers(self, key: str, *, low: int, high: int) -> tuple[int, ...]:
+        """A list of integers in ``low..high``; empty when absent."""
+        value = self._values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(
+            type(item) is int and low <= item <= high for item in value
+        ):
+            self.refuse(key, f"a list of integers from {low} to {high}")
+        return tuple(value)
+
     def flag(self, key: str, default: bool) -> bool:
         """A boolean."""
         value = self._values.get(key)

@@ -22,8 +22,14 @@ from vindex.families._config import (
 ROPE_FREQS = DropRule(
     "gguf-rope-freqs",
     re.compile(r"^rope_freqs\.weight$"),
-    "the llama3 rope table; its parameters are in the rebuilt configuration",
+    "the table of rope factors; its parameters are in the rebuilt configuration",
 )
+ROPE_FACTORS = DropRule(
+    "gguf-rope-factors",
+    re.compile(r"^rope_factors_(long|short)\.weight$"),
+    "the two tables of longrope, which are in the rebuilt configuration",
+)
+RMS_EPS = "rms_norm_eps"
 
 USE_ORIGINAL = "extract from the model's safetensors checkpoint instead"
 _LLAMA3_TABLE_TOLERANCE = 1e-4
@@ -35,15 +41,22 @@ _KNOWN = frozenset(
         "context_length", "block_count", "embedding_length", "feed_forward_length", "vocab_size",
         "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
         "attention.key_length", "attention.value_length", "attention.sliding_window",
-        "attention.sliding_window_pattern", "attention.causal", "rope.dimension_count",
-        "rope.freq_base", "rope.freq_base_swa", "rope.scaling.type", "rope.scaling.factor",
-        "rope.scaling.original_context_length", "rope.scaling.finetuned",
-        "final_logit_softcapping", "expert_count", "expert_used_count", "tensor_data_layout",
-        "rope.scale_linear",
+        "attention.causal", "attention.layer_norm_epsilon", "rope.dimension_count",
+        "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
+        "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scale_linear",
+        "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow", "expert_count", "expert_used_count", "tensor_data_layout",
     }
 )  # fmt: skip
-# What only one architecture computes with.
-_KNOWN_OF: Mapping[str, frozenset[str]] = {"gemma2": frozenset({"attn_logit_softcapping"})}
+#: Keys of architectures with experts.
+EXPERT_KEYS = frozenset(
+    {
+        "expert_feed_forward_length", "expert_shared_feed_forward_length", "expert_gating_func",
+        "expert_weights_scale", "expert_weights_norm", "expert_shared_count",
+    }
+)  # fmt: skip
+_SOFTMAX = 1  # of llama.cpp's functions that turn a router's products into weights
+_FFN_UP = "blk.0.ffn_up.weight"
 
 
 def reader(facts: GgufFacts) -> ConfigReader:
@@ -54,12 +67,11 @@ def reader(facts: GgufFacts) -> ConfigReader:
     """
     prefix = f"{facts.architecture}."
     own = {
-        key.removeprefix(prefix): value
+        key.removeprefix(prefix): shortest(value) if isinstance(value, float) else value
         for key, value in facts.metadata.items()
         if key.startswith(prefix)
     }
-    known = _KNOWN | _KNOWN_OF.get(facts.architecture, frozenset())
-    unknown = sorted(prefix + key for key in own.keys() - known)
+    unknown = sorted(prefix + key for key in own.keys() - _KNOWN - facts.known)
     if unknown:
         shown = [show(key) for key in unknown]
         raise Unsupported(
@@ -70,44 +82,91 @@ def reader(facts: GgufFacts) -> ConfigReader:
     return ConfigReader(own, f"GGUF metadata of {facts.architecture}")
 
 
-def common(facts: GgufFacts) -> dict[str, Any]:
+def common(
+    facts: GgufFacts,
+    own: ConfigReader | None = None,
+    *,
+    eps: str = RMS_EPS,
+    turns_partly: bool = False,
+    gated: bool = True,
+    experts: bool = False,
+) -> dict[str, Any]:
     """Sizes, norm epsilon, rope base, tying and token ids.
+
+    Args:
+        facts: of the file.
+        own: what ``reader`` gives, where a family puts some of it in other words.
+        eps: the configuration's key of the epsilon; other than ``RMS_EPS`` for LayerNorms.
+        turns_partly: the family has ``partial_rotary_factor``.
+        experts: the family may have some; it reads what is said of them itself.
+        gated: whether the FFN is; converters write a width of their own for some others.
 
     Raises:
         Unsupported: a mixture of experts, partial rotation, or unknown metadata.
         CheckpointError: a required key is missing or absurd.
     """
-    own = reader(facts)
-    own.must_be_default("expert_count", 0)
+    own = own or reader(facts)
+    if not experts:
+        own.must_be_default("expert_count", 0)
     own.must_be_default("attention.causal", True)
     heads = own.integer("attention.head_count", high=MAX_HEADS)
     hidden = own.integer("embedding_length")
+    epsilon = f"attention.layer_norm_{'rms_' if eps == RMS_EPS else ''}epsilon"
     config: dict[str, Any] = {
         "hidden_size": hidden,
-        "intermediate_size": own.integer("feed_forward_length"),
+        "intermediate_size": (own.integer("feed_forward_length") if gated else facts.rows(_FFN_UP)),
         "num_hidden_layers": own.integer("block_count", high=MAX_LAYERS),
         "num_attention_heads": heads,
         "num_key_value_heads": own.integer("attention.head_count_kv", heads, high=MAX_HEADS),
-        "rms_norm_eps": _shortest(own.number("attention.layer_norm_rms_epsilon", high=1.0)),
+        eps: own.number(epsilon, high=1.0),
         "max_position_embeddings": own.integer("context_length", high=MAX_POSITIONS),
         "vocab_size": facts.rows("token_embd.weight"),
         "tie_word_embeddings": not facts.has_tensor("output.weight"),
-        "rope_theta": _shortest(own.number("rope.freq_base", 10000.0)),
+        "rope_theta": own.number("rope.freq_base", 10000.0),
     }
-    stated = "attention.key_length" if own.has("attention.key_length") else "rope.dimension_count"
-    head_size = own.integer(stated, max(hidden // heads, 1))
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if own.integer(key, head_size) != head_size:
+    turned = "rope.dimension_count"
+    whole = "attention.key_length" if own.has("attention.key_length") or turns_partly else turned
+    head_size = own.integer(whole, max(hidden // heads, 1))
+    for key in ("attention.value_length", turned):
+        if not (turns_partly and key == turned) and own.integer(key, head_size) != head_size:
             raise Unsupported(
                 f"{own.where}: {key} is {own.integer(key)} where a head has {head_size} values",
                 hint=USE_ORIGINAL,
             )
     config["head_dim"] = head_size
-    for token, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        identifier = facts.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if identifier is not None:
-            config[f"{token}_token_id"] = identifier
-    return config
+    if turns_partly:
+        config["partial_rotary_factor"] = share(
+            own.integer(turned, head_size, high=head_size), head_size
+        )
+    return config | _token_ids(facts)
+
+
+def expert_counts(own: ConfigReader) -> dict[str, int]:
+    """How many experts there are and how many a token visits, as ``config.json`` has it.
+
+    Raises:
+        Unsupported: choices or weights of experts that no family with a GGUF reader has.
+    """
+    own.must_be_default("expert_gating_func", _SOFTMAX)
+    own.must_be_default("expert_weights_scale", 0.0, 1.0)
+    return {
+        "num_experts": own.integer("expert_count"),
+        "num_experts_per_tok": own.integer("expert_used_count"),
+    }
+
+
+def share(part: int, whole: int) -> float:
+    """``part / whole`` such that its product with ``whole`` is not below ``part``."""
+    quotient = part / whole
+    return quotient if int(quotient * whole) == part else math.nextafter(quotient, 1.0)
+
+
+def _token_ids(facts: GgufFacts) -> dict[str, Any]:
+    names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    found = {
+        token: facts.metadata.get(f"tokenizer.ggml.{key}_token_id") for token, key in names.items()
+    }
+    return {f"{token}_token_id": value for token, value in found.items() if value is not None}
 
 
 def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
@@ -115,14 +174,33 @@ def rope_scaling(facts: GgufFacts) -> dict[str, Any] | None:
     own = reader(facts)
     legacy = own.number("rope.scale_linear", 1.0)
     kind = own.text("rope.scaling.type", "none" if legacy == 1.0 else "linear")
-    if kind == "none":
-        return None
-    if kind != "linear":
-        raise Unsupported(
-            f"{own.where}: rope.scaling.type is {show(kind)}, supported are none and linear",
-            hint=USE_ORIGINAL,
-        )
-    return {"rope_type": "linear", "factor": _shortest(own.number("rope.scaling.factor", legacy))}
+    match kind:
+        case "none":
+            return None
+        case "linear":
+            return {
+                "rope_type": kind,
+                "factor": own.number("rope.scaling.factor", legacy),
+            }
+        case "yarn":
+            optional = {
+                "attention_factor": "rope.scaling.yarn_attn_factor",
+                "beta_fast": "rope.scaling.yarn_beta_fast",
+                "beta_slow": "rope.scaling.yarn_beta_slow",
+            }
+            return {
+                "rope_type": kind,
+                "factor": own.number("rope.scaling.factor"),
+                "original_max_position_embeddings": own.integer(
+                    "rope.scaling.original_context_length", high=MAX_POSITIONS
+                ),
+            } | {name: own.number(key) for name, key in optional.items() if own.has(key)}
+        case _:
+            raise Unsupported(
+                f"{own.where}: rope.scaling.type is {show(kind)}, supported are none, linear and"
+                " yarn",
+                hint=USE_ORIGINAL,
+            )
 
 
 def llama3_scaling(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -139,7 +217,7 @@ def llama3_scaling(facts: GgufFacts, config: Mapping[str, Any]) -> dict[str, Any
     original = own.integer("rope.scaling.original_context_length", 8192, high=MAX_POSITIONS)
     parameters = {
         "rope_type": "llama3",
-        "factor": _shortest(table[-1]),
+        "factor": shortest(table[-1]),
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": original,
@@ -177,6 +255,8 @@ def llama3_table(theta: float, size: int, parameters: Mapping[str, Any]) -> list
     return table
 
 
-def _shortest(value: float) -> float:
-    """A float32 from metadata as the decimal a person wrote: 9.99999974e-06 becomes 1e-05."""
-    return float(str(np.float32(value)))
+def shortest(value: float) -> float:
+    """A float32 as the decimal a person wrote, 9.99999974e-06 as 1e-05; others as they are."""
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    return float(str(single)) if single == value else value

@@ -7,7 +7,7 @@ checkpoint's own ``config.json`` never comes here. What cannot be rebuilt safely
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from typing import Any
 
 from vindex.errors import Unsupported
@@ -16,15 +16,13 @@ from vindex.families._config import ConfigReader, show
 from vindex.index import VindexIndex
 from vindex.kinds import ExtractLevel
 
-SUPPLY_CONFIG = "copy config.json of the original checkpoint into the vindex directory"
-
-# Families that are not in this package yet, and what larql's record of them lacks.
-LOSSY: Mapping[str, str] = {
-    "mixtral": "the number of experts per token is not recorded as the model uses it",
-    "gpt_oss": "expert weights, biases and attention sinks are not in the vindex",
-    "deepseek_v2": "the latent attention sizes are not recorded",
-    "deepseek_v3": "the latent attention sizes are not recorded",
-}
+SUPPLY_CONFIG = (
+    'name its configuration: USE "…" CONFIG "checkpoint or config.json"; '
+    "(--config on the command line)"
+)
+_SUPPLY_CHECKPOINT = (
+    'name its checkpoint: USE "…" CONFIG "checkpoint"; (--config on the command line)'
+)
 
 _MULTIPLIERS = ("attention_multiplier", "residual_multiplier", "logits_scaling")
 
@@ -36,6 +34,7 @@ def rebuild(
     embed_scale: float | None,
     tied_by_family: bool = False,
     has_multipliers: bool = False,
+    has_experts: bool = False,
 ) -> Rebuilt:
     """The keys that every llama-like family shares.
 
@@ -46,6 +45,7 @@ def rebuild(
             cannot be rebuilt. ``None`` where it is for the config to say.
         tied_by_family: every release of the family ties its head, so tying needs no note.
         has_multipliers: the family computes with Granite's multipliers.
+        has_experts: the family reads ``moe`` itself.
 
     Raises:
         Unsupported: no ``model_config``, or one that belongs to a variant of the family.
@@ -62,7 +62,8 @@ def rebuild(
         },
         "index.json: model_config",
     )
-    facts.must_be_default("moe")
+    if not has_experts:
+        facts.must_be_default("moe")
     for key in () if has_multipliers else _MULTIPLIERS:
         facts.must_be_default(key, 1.0)
     if embed_scale is not None and not math.isclose(index.embed_scale, embed_scale, rel_tol=1e-5):
@@ -123,7 +124,8 @@ def lossy_error(index: VindexIndex, reason: str) -> Unsupported:
     model = index.model.replace("\\", "\\\\").replace('"', '""')
     return Unsupported(
         f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
-        hint=f'extract the checkpoint again: EXTRACT MODEL "{model}" INTO "…" WITH INFERENCE;',
+        hint=f"{_SUPPLY_CHECKPOINT}; or extract it again:"
+        f' EXTRACT MODEL "{model}" INTO "…" WITH INFERENCE;',
     )
 
 
@@ -134,12 +136,6 @@ def runs(index: VindexIndex) -> bool:
 
 def refuse_unknown(model_type: str, supported: str) -> Unsupported:
     """The error for a model type without a family module."""
-    reason = LOSSY.get(model_type)
-    if reason is not None:
-        return Unsupported(
-            f"a larql vindex of model_type {show(model_type)} is lossy: {reason}",
-            hint="re-extract the checkpoint once the family is supported",
-        )
     return Unsupported(
         f"index.json: model_config: model_type is {show(model_type)}, which is not supported",
         hint=f"supported: {supported}",

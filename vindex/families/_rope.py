@@ -76,17 +76,8 @@ def read_rope(
         Unsupported: an unknown rope type, or partial rotation in a family that has none.
         CheckpointError: a value of the wrong type or out of range.
     """
-    own_base = defaults.local_theta_key is not None
     theta = config.number(defaults.local_theta_key or defaults.theta_key, defaults.theta)
-    parameters = config.section("rope_parameters")
-    if parameters is not None and any(parameters.has(each.value) for each in AttentionKind):
-        parameters = parameters.section(kind.value)
-    elif parameters is not None and own_base:
-        parameters = None  # a flat object is the full layers'
-    if parameters is None and not own_base:
-        parameters = config.section("rope_scaling")
-    if parameters is None:
-        parameters = ConfigReader({}, config.where)
+    parameters = _parameters(config, kind, defaults)
     plain = RopeSpec(
         theta=parameters.number("rope_theta", theta),
         rotary_size=_rotary_size(config, parameters, head_size, defaults),
@@ -98,6 +89,33 @@ def read_rope(
         "original_max_position_embeddings", defaults.original or max_positions, high=MAX_POSITIONS
     )
     return _scaled(plain, parameters, _scaling(parameters, defaults), original, max_positions)
+
+
+def score_strength(config: ConfigReader, defaults: RopeDefaults) -> float:
+    """The factor on scores that DeepSeek adds where positions are stretched; 1 elsewhere."""
+    parameters = _parameters(config, AttentionKind.FULL, defaults)
+    weight = parameters.number("mscale_all_dim", 0.0, low=-1.0, high=_MAX_FACTOR)
+    if weight == 0.0 or _scaling(parameters, defaults) is RopeScaling.NONE:
+        return 1.0
+    return _strength(_factor(parameters), weight) ** 2
+
+
+def _parameters(config: ConfigReader, kind: AttentionKind, defaults: RopeDefaults) -> ConfigReader:
+    """The object that holds the rule of a layer type; an empty one where the config has none."""
+    own_base = defaults.local_theta_key is not None
+    parameters = config.section("rope_parameters")
+    if parameters is not None and any(parameters.has(each.value) for each in AttentionKind):
+        parameters = parameters.section(kind.value)
+    elif parameters is not None and own_base:
+        parameters = None  # a flat object is the full layers'
+    if parameters is None and not own_base:
+        parameters = config.section("rope_scaling")
+    return ConfigReader({}, config.where) if parameters is None else parameters
+
+
+def _strength(factor: float, weight: float) -> float:
+    """How much yarn strengthens attention to positions stretched by a factor."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0
 
 
 def _rotary_size(
@@ -192,13 +210,12 @@ def _yarn(plain: RopeSpec, parameters: ConfigReader, original: int, max_position
     if low == high:
         high += _YARN_EQUAL
 
-    def strength(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0
-
     weight = parameters.number("mscale", 0.0, low=-1.0, high=_MAX_FACTOR)
     weight_all = parameters.number("mscale_all_dim", 0.0, low=-1.0, high=_MAX_FACTOR)
     both = weight != 0.0 and weight_all != 0.0
-    inferred = strength(weight) / strength(weight_all) if both else strength(1.0)
+    inferred = _strength(factor, 1.0)
+    if both:
+        inferred = _strength(factor, weight) / _strength(factor, weight_all)
     return replace(
         plain,
         scaling=RopeScaling.YARN,

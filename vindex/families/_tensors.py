@@ -7,18 +7,21 @@ has the key that llama-like models give it. Both are in ``Naming``, a table for 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vindex import ple as sidecar
+from vindex.families import _attention_needs
+from vindex.families._attention_needs import Need
+from vindex.families._experts import Stacked, expert_tensors
 from vindex.kinds import ExtractLevel
 from vindex.spec import (
-    AttentionSpec,
     Cut,
+    FfnSpec,
     LayerSpec,
     LearnedPositions,
+    MoeSpec,
     NormKind,
     PleSpec,
-    QkNormSpan,
     Role,
     StorageFile,
     TensorSpec,
@@ -44,19 +47,37 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Keys of a family's tensors; ``{layer}`` stands for the layer.
+    """Keys of a family's tensors; ``{layer}`` and ``{expert}`` stand for the numbers.
 
     Attributes:
         keys: of every tensor that the family has, in the vindex.
         fused: checkpoint tensors that are taken apart.
+        stacked: checkpoint tensors that hold those of all experts.
+        aliases: other keys that checkpoints have for whole tensors of a mixture of experts.
     """
 
     keys: Mapping[Role, str]
     fused: tuple[Fused, ...] = field(default=())
+    stacked: tuple[Stacked, ...] = field(default=())
+    aliases: Mapping[Role, str] = field(default_factory=dict)
 
     def but(self, keys: Mapping[Role, str], *fused: Fused) -> Naming:
         """The same with some other keys, and with these fused tensors."""
-        return Naming({**self.keys, **keys}, (*self.fused, *fused))
+        return replace(self, keys={**self.keys, **keys}, fused=(*self.fused, *fused))
+
+    def with_experts(
+        self,
+        keys: Mapping[Role, str],
+        *stacked: Stacked,
+        aliases: Mapping[Role, str] | None = None,
+    ) -> Naming:
+        """The same with the keys of a mixture of experts."""
+        return replace(
+            self,
+            keys={**self.keys, **keys},
+            stacked=(*self.stacked, *stacked),
+            aliases={**self.aliases, **(aliases or {})},
+        )
 
     def key(self, role: Role, layer: int | None) -> str:
         """The key of a tensor."""
@@ -115,10 +136,15 @@ def decoder_tensors(
     positions: LearnedPositions | None = None,
     head_bias: bool = False,
     ple: PleSpec | None = None,
+    embedding_size: int | None = None,
+    has_final_norm: bool = True,
 ) -> tuple[TensorSpec, ...]:
     """Every tensor of a decoder, in model order.
 
     Filtered by file, the order is larql's: its readers do not need it, people comparing do.
+
+    Args:
+        embedding_size: where embeddings are projected; ``hidden_size`` otherwise.
     """
 
     def tensor(
@@ -130,8 +156,14 @@ def decoder_tensors(
     ) -> TensorSpec:
         return TensorSpec(role, None, naming.key(role, None), shape, file, level, optional)
 
-    matrix, vector = (vocab_size, hidden_size), (hidden_size,)
+    embedding_size = embedding_size or hidden_size
+    matrix, vector = (vocab_size, embedding_size), (hidden_size,)
     result = [tensor(Role.EMBED, matrix, StorageFile.EMBEDDINGS, ExtractLevel.BROWSE)]
+    projected = embedding_size != hidden_size
+    if projected:
+        shape = hidden_size, embedding_size
+        file = StorageFile.PROJECTIONS
+        result.append(tensor(Role.EMBED_PROJECTION, shape, file, ExtractLevel.BROWSE))
     if positions is not None:
         table = (positions.rows, hidden_size)
         result.append(tensor(Role.POSITIONS, table, StorageFile.POSITIONS, ExtractLevel.ATTENTION))
@@ -139,13 +171,17 @@ def decoder_tensors(
         result += sidecar.model_matrices(ple, len(layers), hidden_size)
     for layer in layers:
         result += _layer_tensors(layer, hidden_size, naming, ple)
-    result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
-    if layers[0].norm.kind is NormKind.LAYER:
+    if has_final_norm:
+        result.append(tensor(Role.FINAL_NORM, vector, StorageFile.NORMS, ExtractLevel.ATTENTION))
+    if has_final_norm and layers[0].norm.kind is NormKind.LAYER:
         result.append(
             tensor(Role.FINAL_NORM_BIAS, vector, StorageFile.NORMS, ExtractLevel.ATTENTION)
         )
     if ple is not None:
         result.append(sidecar.model_norm(ple))
+    if projected:
+        shape = embedding_size, hidden_size
+        result.append(tensor(Role.HEAD_PROJECTION, shape, file, ExtractLevel.INFERENCE))
     result.append(tensor(Role.HEAD, matrix, StorageFile.HEAD, ExtractLevel.INFERENCE, tied))
     if head_bias:
         result.append(
@@ -157,8 +193,7 @@ def decoder_tensors(
 def _layer_tensors(
     layer: LayerSpec, hidden: int, naming: Naming, ple: PleSpec | None
 ) -> Iterator[TensorSpec]:
-    absent = _absent(layer.attention)
-    needs = [need for need in _layer_needs(layer, hidden) if need[0] not in absent]
+    needs = list(_layer_needs(layer, hidden))
     shapes = {role: shape for role, shape, _, _ in needs}
     cuts = {
         role: cut
@@ -166,13 +201,18 @@ def _layer_tensors(
         for role, cut in _cuts(fused, layer, shapes)
         if role in shapes
     }
-    if not layer.ffn.gated:
+    ffn = dense_ffn(layer)
+    if ffn is not None and not ffn.gated:
         # Where there is no gate, a feature responds with its up row; larql stores that as its gate.
         up = naming.key(Role.UP, layer.index)
-        cuts[Role.GATE] = cuts.get(Role.UP) or Cut(up, shapes[Role.UP], 0, layer.ffn.width)
+        cuts[Role.GATE] = cuts.get(Role.UP) or Cut(up, shapes[Role.UP], 0, ffn.width)
     for role, shape, file, level in needs:
         key = naming.key(role, layer.index)
         yield TensorSpec(role, layer.index, key, shape, file, level, cut=cuts.get(role))
+    if isinstance(layer.ffn, MoeSpec):
+        yield from expert_tensors(
+            layer.ffn, layer.index, hidden, naming.keys, naming.stacked, naming.aliases
+        )
     if layer.scaled:
         yield sidecar.layer_scalar(layer.index)
     if ple is not None:
@@ -180,11 +220,11 @@ def _layer_tensors(
         yield from sidecar.layer_matrices(ple, layer.index, hidden)
 
 
-def _absent(attention: AttentionSpec) -> frozenset[Role]:
-    """Roles of attention that the layer does without."""
-    if attention.kv_source is not None:
-        return frozenset({Role.K, Role.V, Role.K_BIAS, Role.V_BIAS, Role.K_NORM})
-    return frozenset({Role.V, Role.V_BIAS} if attention.values_are_keys else ())
+def dense_ffn(layer: LayerSpec) -> FfnSpec | None:
+    """The FFN of a layer without experts, or the one beside them."""
+    if isinstance(layer.ffn, FfnSpec):
+        return layer.ffn
+    return None if layer.ffn.beside is None else layer.ffn.beside.ffn
 
 
 def _cuts(
@@ -213,40 +253,21 @@ def _cuts(
         start = stop
 
 
-Need = tuple[Role, tuple[int, ...], StorageFile, ExtractLevel]
-
-
 def _layer_needs(layer: LayerSpec, hidden: int) -> Iterator[Need]:
-    attention, ffn = layer.attention, layer.ffn
-    q_size = attention.heads * attention.head_size
-    kv_size = attention.kv_heads * attention.head_size
-    width = ffn.width
-    attn, norms = StorageFile.ATTENTION, StorageFile.NORMS
-    at_attention, at_inference = ExtractLevel.ATTENTION, ExtractLevel.INFERENCE
+    ffn, norms, at_inference = dense_ffn(layer), StorageFile.NORMS, ExtractLevel.INFERENCE
 
-    yield Role.Q, (q_size, hidden), attn, at_attention
-    yield Role.K, (kv_size, hidden), attn, at_attention
-    yield Role.V, (kv_size, hidden), attn, at_attention
-    yield Role.O, (hidden, q_size), attn, at_attention
-    if attention.qk_norm is not None:
-        whole = attention.qk_norm_span is QkNormSpan.PROJECTION
-        yield Role.Q_NORM, (q_size if whole else attention.head_size,), attn, at_attention
-        yield Role.K_NORM, (kv_size if whole else attention.head_size,), attn, at_attention
-    yield Role.GATE, (width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
-    yield Role.UP, (width, hidden), StorageFile.UP, at_inference
-    yield Role.DOWN, (hidden, width), StorageFile.DOWN, at_inference
+    yield from _attention_needs.matrices(layer.attention, hidden)
+    if ffn is not None:
+        yield Role.GATE, (ffn.width, hidden), StorageFile.GATE, ExtractLevel.BROWSE
+        yield Role.UP, (ffn.width, hidden), StorageFile.UP, at_inference
+        yield Role.DOWN, (hidden, ffn.width), StorageFile.DOWN, at_inference
     for role in _norm_roles(layer):
-        yield role, (hidden,), norms, at_attention
-    if attention.qkv_bias:
-        yield Role.Q_BIAS, (q_size,), norms, at_attention
-        yield Role.K_BIAS, (kv_size,), norms, at_attention
-        yield Role.V_BIAS, (kv_size,), norms, at_attention
-    if attention.output_bias:
-        yield Role.O_BIAS, (hidden,), norms, at_attention
-    if ffn.bias:
+        yield role, (hidden,), norms, ExtractLevel.ATTENTION
+    yield from _attention_needs.vectors(layer.attention, hidden)
+    if ffn is not None and ffn.bias:
         if ffn.gated:
-            yield Role.GATE_BIAS, (width,), norms, at_inference
-        yield Role.UP_BIAS, (width,), norms, at_inference
+            yield Role.GATE_BIAS, (ffn.width,), norms, at_inference
+        yield Role.UP_BIAS, (ffn.width,), norms, at_inference
         yield Role.DOWN_BIAS, (hidden,), norms, at_inference
 
 
@@ -265,3 +286,14 @@ def _norm_roles(layer: LayerSpec) -> Iterator[Role]:
             yield Role.FFN_NORM_BIAS
     if layer.placement.norms_outputs:
         yield Role.FFN_POST_NORM
+    if layer.placement.norms_sums:
+        for norm, bias in _SUM_NORMS:
+            yield norm
+            if biased:
+                yield bias
+
+
+_SUM_NORMS = (
+    (Role.ATTN_SUM_NORM, Role.ATTN_SUM_NORM_BIAS),
+    (Role.FFN_SUM_NORM, Role.FFN_SUM_NORM_BIAS),
+)

@@ -99,5 +99,10 @@ FAMILY = Family(
     prefixes=("model.",),
     build=build,
     from_index=_larql_index.lossy("the soft cap of attention scores is not recorded"),
-    gguf=GgufRules(architectures=("gemma2",), config=gguf_config, norm_offset=True),
+    gguf=GgufRules(
+        architectures=("gemma2",),
+        config=gguf_config,
+        norm_offset=True,
+        known=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
+    ),
 )

@@ -159,5 +159,16 @@ FAMILY = Family(
     build=build,
     from_index=from_index,
     drops=(ROTARY_INV_FREQ, _VISION),
-    gguf=GgufRules(architectures=("gemma3",), config=gguf_config, norm_offset=True),
+    gguf=GgufRules(
+        architectures=("gemma3",),
+        config=gguf_config,
+        norm_offset=True,
+        known=frozenset(
+            {
+                "attention.sliding_window_pattern",
+                "rope.freq_base_swa",
+                "final_logit_softcapping",
+            }
+        ),
+    ),
 )

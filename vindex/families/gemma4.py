@@ -1,9 +1,9 @@
-"""Gemma 4 text models: E2B, E4B, 12B (unified), 31B; alone or inside the multimodal models.
+"""Gemma 4 text models: E2B, E4B, 12B (unified), 26B-A4B, 31B; alone or in multimodal models.
 
 Like Gemma 3 with plain ``w`` norms and attention scale 1, and on top of it: heads of another size
 on full layers, whose rope turns only the first quarter of the lane pairs; values that are keys
 (K=V) on the full layers of the large models; last layers that read the keys and values of earlier
-ones; per-layer embeddings; a factor on every layer's output.
+ones; per-layer embeddings; experts beside every FFN; a factor on every layer's output.
 """
 
 from __future__ import annotations
@@ -14,26 +14,32 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vindex.errors import Unsupported
-from vindex.families import _larql_index
+from vindex.families import _gemma4_gguf, _gguf_config, _larql_index
 from vindex.families._assemble import layer_kinds, make_model
 from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, Rebuilt
 from vindex.families._config import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, ConfigReader, show
+from vindex.families._experts import Stacked
 from vindex.families._geometry import Defaults, Geometry, read_geometry
+from vindex.families._moe import read_counts
 from vindex.families._tensors import FOUR_NORMS
 from vindex.index import VindexIndex
 from vindex.spec import (
     Activation,
     AttentionKind,
     AttentionSpec,
+    DenseBeside,
     FfnSpec,
     LayerSpec,
     ModelSpec,
+    MoeSpec,
     NormKind,
     NormSpec,
     Placement,
     PleSpec,
+    Role,
     RopeScaling,
     RopeSpec,
+    RoutingSpec,
 )
 
 _UNIFIED = ("gemma4_unified", "gemma4_unified_text")
@@ -49,6 +55,24 @@ _PATTERN = 6
 _THETA = 1000000.0
 _LOCAL_THETA = 10000.0
 _PARTIAL = 0.25
+
+_NAMING = FOUR_NORMS.with_experts(
+    {
+        Role.ROUTER: "layers.{layer}.router.proj.weight",
+        Role.ROUTER_SCALE: "layers.{layer}.router.scale",
+        Role.EXPERT_SCALE: "layers.{layer}.router.per_expert_scale",
+        Role.EXPERT_GATE: "layers.{layer}.experts.{expert}.gate_proj.weight",
+        Role.EXPERT_UP: "layers.{layer}.experts.{expert}.up_proj.weight",
+        Role.EXPERT_DOWN: "layers.{layer}.experts.{expert}.down_proj.weight",
+        Role.DENSE_POST_NORM: "layers.{layer}.post_feedforward_layernorm_1.weight",
+        Role.EXPERTS_NORM: "layers.{layer}.pre_feedforward_layernorm_2.weight",
+        Role.EXPERTS_POST_NORM: "layers.{layer}.post_feedforward_layernorm_2.weight",
+    },
+    Stacked(
+        "layers.{layer}.experts.gate_up_proj", (Role.EXPERT_GATE, Role.EXPERT_UP), released=True
+    ),
+    Stacked("layers.{layer}.experts.down_proj", (Role.EXPERT_DOWN,), released=True),
+)
 
 _MEDIA = DropRule(
     "gemma4-vision-and-audio",
@@ -75,7 +99,7 @@ def build(config: ConfigReader) -> ModelSpec:
         layers,
         family=FAMILY.name,
         tied=True,
-        naming=FOUR_NORMS,
+        naming=_NAMING,
         embed_scale=math.sqrt(geometry.hidden_size),
         logit_softcap=config.number_or_none("final_logit_softcapping"),
         ple=ple,
@@ -84,12 +108,6 @@ def build(config: ConfigReader) -> ModelSpec:
 
 
 def _refuse_what_is_missing(config: ConfigReader) -> None:
-    if config.flag("enable_moe_block", False):
-        raise Unsupported(
-            f"{config.where}: enable_moe_block is true: Gemma 4's mixture of experts (26B-A4B) is"
-            " not supported",
-            hint="the dense Gemma 4 models are: E2B, E4B, 12B and 31B",
-        )
     # "vision" concerns image tokens only; text is causal.
     config.must_be_default("use_bidirectional_attention", "vision")
     config.must_be_default("attention_bias", False)
@@ -123,6 +141,7 @@ def _layers(
     window = config.integer("sliding_window", default_window, high=MAX_POSITIONS)
     values_are_keys = config.flag("attention_k_eq_v", False)
     double = 2 if config.flag("use_double_wide_mlp", False) else 1
+    has_experts = config.flag("enable_moe_block", False)
     layers = []
     for index, kind in enumerate(kinds):
         sharing = index >= first_sharing
@@ -141,11 +160,24 @@ def _layers(
             values_are_keys=values_are_keys and full and not sharing,
             kv_source=_kv_source(config, kinds, first_sharing, index) if sharing else None,
         )
-        ffn = FfnSpec(geometry.intermediate_size * (double if sharing else 1), _activation(config))
+        dense = FfnSpec(
+            geometry.intermediate_size * (double if sharing else 1), _activation(config)
+        )
+        ffn = _beside_experts(config, dense, norm) if has_experts else dense
         layers.append(LayerSpec(index, attention, ffn, Placement.SANDWICH, norm, scaled=True))
     for layer in layers:
         _check_source(config, layers, layer)
     return tuple(layers)
+
+
+def _beside_experts(config: ConfigReader, dense: FfnSpec, norm: NormSpec) -> MoeSpec:
+    """The experts of a layer, beside its dense FFN; larger models have them in every layer."""
+    experts, chosen = read_counts(config, ("num_experts",), None, None, chosen_key="top_k_experts")
+    return MoeSpec(
+        RoutingSpec(experts, chosen, normalised=True, expert_scale=True, norm=norm),
+        FfnSpec(config.integer("moe_intermediate_size"), dense.activation),
+        beside=DenseBeside(dense, norm),
+    )
 
 
 def _activation(config: ConfigReader) -> Activation:
@@ -282,7 +314,10 @@ def stale_keys(spec: ModelSpec) -> tuple[DropRule, ...]:
     return (
         DropRule(
             "kv-shared-layer-stale-kv",
-            re.compile(rf"\blayers\.({layers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."),
+            re.compile(
+                rf"\blayers\.({layers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\."
+                rf"|^blk\.({layers})\.attn_(k|v|k_norm)\."
+            ),
             "the layer reads the keys and values of an earlier one; these are never used",
         ),
     )
@@ -347,6 +382,7 @@ FAMILY = Family(
     ),
     build=build,
     from_index=from_index,
-    drops=(ROTARY_INV_FREQ, _MEDIA),
+    drops=(ROTARY_INV_FREQ, _MEDIA, _gguf_config.ROPE_FREQS),
     spec_drops=stale_keys,
+    gguf=_gemma4_gguf.GGUF,
 )

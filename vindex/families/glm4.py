@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vindex.families import _larql_index
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -43,6 +45,19 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``glm4``."""
+    config = _gguf_config.common(facts, turns_partly=True)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    return {
+        **config,
+        "model_type": "glm4",
+        "hidden_act": "silu",
+        "attention_bias": facts.has_tensor("blk.0.attn_q.bias"),
+        "rope_scaling": _gguf_config.rope_scaling(facts),
+    }
+
+
 FAMILY = Family(
     name="glm4",
     model_types=("glm4",),
@@ -51,4 +66,5 @@ FAMILY = Family(
     from_index=_larql_index.lossy(
         "biases, two of four norms and the fused FFN are not in the vindex"
     ),
+    gguf=GgufRules(architectures=("glm4",), config=gguf_config),
 )

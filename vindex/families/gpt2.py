@@ -6,10 +6,12 @@ Some files on the hub lack the ``transformer.`` prefix, and old ones carry the c
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from vindex.families import _larql_index
+from vindex.errors import Unsupported
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import DropRule, Family
+from vindex.families._base import DropRule, Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._tensors import Fused, Naming
@@ -96,6 +98,23 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``gpt2``."""
+    config = _gguf_config.common(facts, eps="layer_norm_epsilon", gated=False)
+    config["max_position_embeddings"] = facts.rows("position_embd.weight")
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    if config["num_key_value_heads"] != config["num_attention_heads"]:
+        raise Unsupported(
+            "the GGUF file's architecture is gpt2 with fewer key heads than query heads",
+            hint=_gguf_config.USE_ORIGINAL,
+        )
+    for key in ("num_key_value_heads", "head_dim", "rope_theta"):
+        del config[key]
+    for ours, theirs in _OTHER_KEYS.items():
+        config[ours] = config.pop(theirs)
+    return {**config, "model_type": "gpt2", "activation_function": "gelu_new"}
+
+
 FAMILY = Family(
     name="gpt2",
     model_types=("gpt2",),
@@ -105,4 +124,5 @@ FAMILY = Family(
         "biases, LayerNorm offsets and learned positions are not in the vindex"
     ),
     drops=(_MASKS,),
+    gguf=GgufRules(architectures=("gpt2",), config=gguf_config),
 )

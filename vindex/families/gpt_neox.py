@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from vindex.families import _larql_index
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family
+from vindex.families._base import ROTARY_INV_FREQ, DropRule, Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -14,6 +15,7 @@ from vindex.families._tensors import LLAMA, Fused
 from vindex.spec import FfnSpec, ModelSpec, NormKind, NormSpec, Placement, Role
 
 _DEFAULTS = Defaults(max_positions=2048)
+_LAYERS_20B = 44
 _ROPE = RopeDefaults(theta_key="rotary_emb_base", partial=0.25, partial_key="rotary_pct")
 _ATTENTION = "layers.{layer}.attention."
 _QKV = (
@@ -70,6 +72,26 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``gptneox``.
+
+    It does not name the activation: GPT-NeoX 20B alone has the tanh form, and 44 layers.
+    """
+    config = _gguf_config.common(facts, eps="layer_norm_eps", turns_partly=True, gated=False)
+    own = _gguf_config.reader(facts)
+    own.must_be_default("attention.sliding_window")
+    config["rotary_pct"] = config.pop("partial_rotary_factor")
+    config["rotary_emb_base"] = config.pop("rope_theta")
+    return {
+        **config,
+        "model_type": "gpt_neox",
+        "hidden_act": "gelu_fast" if config["num_hidden_layers"] == _LAYERS_20B else "gelu",
+        "attention_bias": facts.has_tensor("blk.0.attn_qkv.bias"),
+        "use_parallel_residual": own.flag("use_parallel_residual", True),
+        "rope_scaling": _gguf_config.rope_scaling(facts),
+    }
+
+
 FAMILY = Family(
     name="gpt_neox",
     model_types=("gpt_neox",),
@@ -77,5 +99,10 @@ FAMILY = Family(
     build=build,
     from_index=_larql_index.lossy("larql does not know its tensor names, biases and residuals"),
     drops=(ROTARY_INV_FREQ, _MASKS),
+    gguf=GgufRules(
+        architectures=("gptneox",),
+        config=gguf_config,
+        known=frozenset({"use_parallel_residual"}),
+    ),
     renamed={"embed_out.weight": "lm_head.weight"},
 )

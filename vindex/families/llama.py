@@ -34,6 +34,17 @@ from vindex.spec import (
 _DEFAULTS = Defaults(max_positions=2048)
 _LLAMA3_THETA = 500000.0
 _LARQL_THETA = 10000.0  # what larql writes for a base it did not find
+# Mistral 7B v0.1 and its fine-tunes: alone of all that GGUF calls llama they slide, and llama.cpp's
+# converter leaves the window out. Later versions have another rope base.
+_SLIDING = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rope_theta": 10000.0,
+}
+_SLIDING_WINDOW = 4096
 
 
 def build(config: ConfigReader) -> ModelSpec:
@@ -83,9 +94,26 @@ def from_index(index: VindexIndex, have_keys: Container[str]) -> Rebuilt:
 
 
 def gguf_config(facts: GgufFacts) -> dict[str, Any]:
-    """``config.json`` of a GGUF file of architecture ``llama``."""
-    config = _gguf_config.common(facts)
-    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    """``config.json`` of a GGUF file of architecture ``llama``, which Mistral's files have too.
+
+    With experts it is a Mixtral.
+    """
+    config = _gguf_config.common(facts, experts=True)
+    own = _gguf_config.reader(facts)
+    own.must_be_default("attention.sliding_window")
+    if own.integer("expert_count", 0, low=0):
+        own.must_be_default("expert_weights_norm", True)
+        counts = _gguf_config.expert_counts(own)
+        scaling = _gguf_config.rope_scaling(facts)
+        return {
+            **config,
+            "model_type": "mixtral",
+            "hidden_act": "silu",
+            "num_local_experts": counts["num_experts"],
+            "num_experts_per_tok": counts["num_experts_per_tok"],
+            "rope_scaling": scaling,
+            "sliding_window": None,
+        }
     config["model_type"] = "llama"
     config["hidden_act"] = "silu"
     config["attention_bias"] = facts.has_tensor("blk.0.attn_q.bias")
@@ -93,6 +121,8 @@ def gguf_config(facts: GgufFacts) -> dict[str, Any]:
     scaling = _gguf_config.llama3_scaling(facts, config) or _gguf_config.rope_scaling(facts)
     if scaling is not None:
         config["rope_scaling"] = scaling
+    elif _SLIDING.items() <= config.items():
+        config |= {"model_type": "mistral", "sliding_window": _SLIDING_WINDOW}
     return config
 
 
@@ -107,5 +137,6 @@ FAMILY = Family(
         architectures=("llama",),
         config=gguf_config,
         permuted=frozenset({Role.Q, Role.K, Role.Q_BIAS, Role.K_BIAS}),
+        known=_gguf_config.EXPERT_KEYS,
     ),
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vindex.families import _larql_index
+from typing import Any
+
+from vindex.families import _gguf_config, _larql_index
 from vindex.families._assemble import make_layers, make_model, read_attention
-from vindex.families._base import Family
+from vindex.families._base import Family, GgufFacts, GgufRules
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._rope import RopeDefaults
@@ -39,10 +41,27 @@ def build(config: ConfigReader) -> ModelSpec:
     )
 
 
+def gguf_config(facts: GgufFacts) -> dict[str, Any]:
+    """``config.json`` of a GGUF file of architecture ``olmo2``; OLMo 3, which slides, is another.
+
+    Raises:
+        Unsupported: the file is of OLMo 3.
+    """
+    config = _gguf_config.common(facts)
+    _gguf_config.reader(facts).must_be_default("attention.sliding_window")
+    return {
+        **config,
+        "model_type": "olmo2",
+        "hidden_act": "silu",
+        "rope_scaling": _gguf_config.rope_scaling(facts),
+    }
+
+
 FAMILY = Family(
     name="olmo2",
     model_types=("olmo2",),
     prefixes=("model.",),
     build=build,
     from_index=_larql_index.lossy("larql stores the norms after the sublayers of other models"),
+    gguf=GgufRules(architectures=("olmo2",), config=gguf_config),
 )

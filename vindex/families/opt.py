@@ -1,6 +1,6 @@
 """OPT: learned positions that start at row 2, LayerNorms, biases, a ReLU FFN without gate.
 
-The 350M release alone norms after each addition and projects its embeddings; it is refused.
+The 350M release alone norms after each addition, also the last one, and projects its embeddings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from vindex.families._base import Family
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, read_geometry
 from vindex.families._tensors import LLAMA
-from vindex.spec import FfnSpec, LearnedPositions, ModelSpec, NormKind, NormSpec, Role
+from vindex.spec import FfnSpec, LearnedPositions, ModelSpec, NormKind, NormSpec, Placement, Role
 
 _DEFAULTS = Defaults(max_positions=2048)
 _FIRST_ROW = 2
@@ -24,6 +24,12 @@ _NAMING = LLAMA.but(
         Role.ATTN_NORM_BIAS: "layers.{layer}.self_attn_layer_norm.bias",
         Role.FFN_NORM: "layers.{layer}.final_layer_norm.weight",
         Role.FFN_NORM_BIAS: "layers.{layer}.final_layer_norm.bias",
+        Role.ATTN_SUM_NORM: "layers.{layer}.self_attn_layer_norm.weight",
+        Role.ATTN_SUM_NORM_BIAS: "layers.{layer}.self_attn_layer_norm.bias",
+        Role.FFN_SUM_NORM: "layers.{layer}.final_layer_norm.weight",
+        Role.FFN_SUM_NORM_BIAS: "layers.{layer}.final_layer_norm.bias",
+        Role.EMBED_PROJECTION: "project_in.weight",
+        Role.HEAD_PROJECTION: "project_out.weight",
         Role.O: "layers.{layer}.self_attn.out_proj.weight",
         Role.O_BIAS: "layers.{layer}.self_attn.out_proj.bias",
         Role.UP: "layers.{layer}.fc1.weight",
@@ -38,10 +44,9 @@ def build(config: ConfigReader) -> ModelSpec:
     """The specification of an OPT configuration."""
     config = config.renamed({"ffn_dim": "intermediate_size"})
     geometry = read_geometry(config, _DEFAULTS)
-    for key in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"):
+    for key in ("enable_bias", "layer_norm_elementwise_affine"):
         config.must_be_default(key, True)
-    config.must_be_default("_remove_final_layer_norm", False)
-    config.must_be_default("word_embed_proj_dim", geometry.hidden_size)
+    norms_first = config.flag("do_layer_norm_before", True)
     for key in ("num_key_value_heads", "head_dim"):
         config.must_be_default(key)
     norm = NormSpec(NormKind.LAYER, 1e-5)
@@ -55,11 +60,18 @@ def build(config: ConfigReader) -> ModelSpec:
     return make_model(
         config,
         geometry,
-        make_layers([attention] * geometry.num_layers, ffn, norm),
+        make_layers(
+            [attention] * geometry.num_layers,
+            ffn,
+            norm,
+            Placement.PRE if norms_first else Placement.SUM,
+        ),
         family=FAMILY.name,
         tied=True,
         naming=_NAMING,
         positions=LearnedPositions(geometry.max_positions + _FIRST_ROW, _FIRST_ROW),
+        embedding_size=config.integer("word_embed_proj_dim", geometry.hidden_size),
+        has_final_norm=norms_first and not config.flag("_remove_final_layer_norm", False),
     )
 
 

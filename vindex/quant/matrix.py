@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from vindex.errors import VindexInvalid
 from vindex.quant import q4_k
@@ -140,6 +141,45 @@ class QuantMatrix:
             padded = self.block_format.decode(self.data[low:high]).reshape(high - low, -1)
             out[low - start : high - start] = padded[:, : self.cols]
         return out
+
+    def decode_columns(self, start: int, stop: int) -> Floats:
+        """Decode a run of columns; only the blocks that hold them are read.
+
+        Args:
+            start: first column, >= 0.
+            stop: one past the last column, <= ``cols``.
+
+        Returns:
+            float32 ``[rows, stop-start]``, a new array.
+
+        Raises:
+            IndexError: the run is not inside the matrix.
+        """
+        if not 0 <= start <= stop <= self.cols:
+            raise IndexError(f"columns {start}:{stop} are not inside 0:{self.cols}")
+        elements, size = self.block_format.block_elements, self.block_format.block_bytes
+        first, last = start // elements, -(-stop // elements)
+        result = np.empty((self.rows, stop - start), dtype=np.float32)
+        width = (last - first) * elements
+        step = _rows_per_slab(width)
+        for low in range(0, self.rows, step):
+            blocks = np.ascontiguousarray(self.data[low : low + step, first * size : last * size])
+            values = self.block_format.decode(blocks).reshape(len(blocks), width)
+            result[low : low + step] = values[:, start - first * elements :][:, : stop - start]
+        return result
+
+    def count_not_finite(self) -> int:
+        """How many values decode to NaN or infinity, padding included."""
+        found = 0
+        step = _rows_per_slab(self.padded_cols)
+        for start in range(0, self.rows, step):
+            values = self.block_format.decode(self.data[start : start + step])
+            found += int(values.size - np.count_nonzero(np.isfinite(values)))
+        return found
+
+    def take(self, order: npt.NDArray[np.int64]) -> QuantMatrix:
+        """The rows of this order as a matrix of its own, in new memory."""
+        return QuantMatrix(self.block_format, len(order), self.cols, self.data[order])
 
     def affine_rows(self, start: int, stop: int) -> AffineGroups:
         """Split a run of Q4_K rows into codes, scales and minimums, exactly.
