@@ -16,10 +16,11 @@ from lql.errors import LqlCapabilityError, LqlVindexError
 from lql.inference import load
 from tests.parity.laboratory import largest
 from vindex.checkpoint import CheckpointSource, open_checkpoint
-from vindex.completion import Completion, Place
+from vindex.completion import Completion
 from vindex.errors import CheckpointError, Unsupported, VindexIncomplete, VindexInvalid
 from vindex.kinds import ExtractLevel
 from vindex.source import StoredTensor
+from vindex.spec import TensorIdentity
 from vindex.store import open_vindex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,7 +76,7 @@ def test_a_config_json_is_enough_for_rope_scaling() -> None:
 def test_what_was_lost_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above would notice: the same weights without scaling and biases are far off."""
 
-    def zero(completion: Completion, place: Place) -> StoredTensor:
+    def zero(completion: Completion, place: TensorIdentity) -> StoredTensor:
         exact = tensor(completion, place)
         return StoredTensor(exact.key, exact.dtype, np.zeros_like(exact.array))
 

@@ -14,7 +14,13 @@ from tests.parity.test_parity import LOGITS_WITHIN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHARING = {"gemma4-e2b": 5, "gemma4-e4b-multimodal": 4, "gemma4-all-at-once": 3, "gemma4-bf16": 2}
+SHARING = {
+    "gemma4-e2b": 5,
+    "gemma4-e4b-multimodal": 4,
+    "gemma4-all-at-once": 3,
+    "gemma4-all-and-experts": 3,
+    "gemma4-bf16": 2,
+}
 
 
 def ffn_tokens(model: Decoder, keep: int, chunk: int) -> tuple[list[int], torch.Tensor]:
