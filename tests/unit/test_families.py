@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,6 +114,17 @@ def test_llama_agrees_with_transformers(variant: str) -> None:
     assert torch.allclose(frequencies(attention.rope), table, rtol=1e-6)
     # transformers 5's own spelling of the same configuration
     assert spec_from_config(json.loads(config.to_json_string(use_diff=False))) == spec
+
+
+def test_reading_one_model_imports_one_family() -> None:
+    code = (
+        "import sys; from vindex.families import families, spec_from_config;"
+        f"spec_from_config({LLAMA!r});"
+        "loaded = set(sys.modules);"
+        "print(*(each.name for each in families() if f'vindex.families.{each.name}' in loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["llama"]
 
 
 def test_llama_defaults() -> None:
@@ -473,11 +485,11 @@ def test_a_new_module_is_all_that_a_new_family_takes(
     )
     before = families.model_types()
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
-    families.families.cache_clear()
+    families._names.cache_clear()
     try:
         assert families.model_types() == tuple(sorted((*before, "twin")))
         assert spec_from_config(changed(LLAMA, model_type="twin")).num_layers == 2
         assert normalise_key("twin", "model.norm.weight") == "norm.weight"
     finally:
-        families.families.cache_clear()
+        families._names.cache_clear()
         sys.modules.pop("vindex.families.twin", None)

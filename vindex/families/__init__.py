@@ -1,7 +1,9 @@
 """Model families: configuration -> ``ModelSpec``, checkpoint tensor names -> vindex keys.
 
 Every public module of this package is one family and binds ``FAMILY``; adding a model means adding
-a module. Modules that start with an underscore are shared parts.
+a module. It bears the family's name, and a model type that starts with that name is looked for
+there first: opening one model imports one family. Modules that start with an underscore are shared
+parts.
 """
 
 from __future__ import annotations
@@ -39,12 +41,21 @@ _READ_QUANTIZATIONS = ("mxfp4", "fp8")
 
 
 @cache
+def _names() -> tuple[str, ...]:
+    """The names of the families, sorted."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in modules if not name.startswith("_")))
+
+
+def _family(name: str) -> Family:
+    """The family of that name, which is one of ``_names``."""
+    family: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    return family
+
+
 def families() -> tuple[Family, ...]:
-    """Every family, by module name."""
-    modules = sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
-    )
-    return tuple(importlib.import_module(f"{__name__}.{name}").FAMILY for name in modules)
+    """Every family, by name."""
+    return tuple(map(_family, _names()))
 
 
 def model_types() -> tuple[str, ...]:
@@ -116,10 +127,9 @@ def normalise_key(spec_or_family: ModelSpec | str, name: str) -> str:
 def family_of(spec_or_family: ModelSpec | str) -> Family:
     """The family of a specification, or by name."""
     name = spec_or_family if isinstance(spec_or_family, str) else spec_or_family.family
-    for family in families():
-        if family.name == name:
-            return family
-    raise CheckpointError(f"there is no model family {show(name)}")
+    if name not in _names():
+        raise CheckpointError(f"there is no model family {show(name)}")
+    return _family(name)
 
 
 def gguf_family(architecture: str) -> Family:
@@ -155,7 +165,8 @@ def _check_quantization(config: ConfigReader) -> None:
 
 
 def _by_model_type(model_type: str | None) -> Family | None:
-    for family in families():
-        if model_type in family.model_types:
-            return family
-    return None
+    if model_type is None:
+        return None
+    likely_first = sorted(_names(), key=lambda name: -len(name) * model_type.startswith(name))
+    candidates = map(_family, likely_first)
+    return next((family for family in candidates if model_type in family.model_types), None)
