@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from lql import ast
 from lql.cancel import CancelToken
@@ -22,6 +21,7 @@ from lql.execute.failures import translated
 from lql.results import Meta, Result
 from lql.span import SourceText, Span
 from lql.syntax_words import Device
+from vindex.closing import Closing
 from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vindex.store import Vindex
 
 
-class Session:
+class Session(Closing):
     """Runs statements one after another; keeps what USE opened and the weights that were loaded.
 
     Example:
@@ -215,17 +215,6 @@ class Session:
             warnings.warn(str(error), stacklevel=2)
             self.discard_edits()
         self._state.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextmanager

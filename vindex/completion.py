@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vindex.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from vindex.closing import Closing
 from vindex.errors import CheckpointError, VindexIncomplete, VindexInvalid
 from vindex.families import families
 from vindex.files import CONFIG, read_small
@@ -34,7 +34,7 @@ _CUT, _FLUSHED = 2.0**-10, 2.0**-14
 _ROWS = 3  # of a matrix that are compared: the first, a middle and the last one
 
 
-class Completion:
+class Completion(Closing):
     """What a checkpoint, or its ``config.json`` alone, adds to a vindex.
 
     Attributes:
@@ -118,17 +118,6 @@ class Completion:
         """Close the checkpoint."""
         if self._checkpoint is not None:
             self._checkpoint.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class CompletedVindex(Vindex):

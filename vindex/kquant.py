@@ -19,14 +19,13 @@ from typing import Any
 from vindex import files
 from vindex.errors import VindexIncomplete, VindexInvalid
 from vindex.files import ByteRange, MappedFile
-from vindex.manifest import ManifestEntry
+from vindex.manifest import HEAD_KEY, MAX_DIMENSION, MAX_ENTRIES, ManifestEntry
 from vindex.quant.formats import BlockFormat
 from vindex.seal import Seal
 from vindex.spec import Role
 from vindex.strict_json import Fields, load
 
 KIND_TENSOR_Q4K = "tensor_q4k"
-HEAD_KEY = "lm_head.weight"
 HEAD = "lm_head_kquant.bin"
 
 ATTENTION = "attn_weights_kquant.bin"
@@ -47,8 +46,6 @@ FILE_OF_ROLE: Mapping[Role, str] = {
 }
 
 _FORMATS = {each.value: each for each in (BlockFormat.Q4_K, BlockFormat.Q6_K)}
-_MAX_ENTRIES = 1 << 20
-_MAX_DIMENSION = (1 << 31) - 1
 _MAX_BYTES = 256 << 20
 
 
@@ -151,7 +148,7 @@ def _read_family(path: Path, seal: Seal | None, names: tuple[str, ...]) -> list[
     document = load(data, manifest)
     if type(document) is not list:
         raise VindexInvalid(f"{manifest.name}: expected an array of matrices", path=manifest)
-    if len(document) > _MAX_ENTRIES:
+    if len(document) > MAX_ENTRIES:
         raise VindexInvalid(f"{manifest.name}: {len(document):,} entries are too many", path=path)
     return [
         _parse_entry(Fields(value, manifest, f"[{position}]"), data_file)
@@ -161,7 +158,7 @@ def _read_family(path: Path, seal: Seal | None, names: tuple[str, ...]) -> list[
 
 def _parse_entry(fields: Fields, data_file: str) -> QuantEntry:
     shape = fields.array("shape", limit=8)
-    if len(shape) != 2 or any(type(n) is not int or not 1 <= n <= _MAX_DIMENSION for n in shape):
+    if len(shape) != 2 or any(type(n) is not int or not 1 <= n <= MAX_DIMENSION for n in shape):
         fields.refuse("shape", f"{str(shape)[:80]} is no shape of a matrix")
     tag = fields.text("format")
     if tag not in _FORMATS:

@@ -24,13 +24,14 @@ from vindex.strict_json import Fields, load
 KIND_VECTOR = "vector"
 KIND_TENSOR = "tensor"
 KIND_TENSOR_F16 = "tensor_f16"
+HEAD_KEY = "lm_head.weight"
 
 #: Rank that each float kind must have; other kinds are carried but not read.
 _RANK = {KIND_VECTOR: 1, KIND_TENSOR: 2, KIND_TENSOR_F16: 2}
 
 _NOT_FOR_TENSORS = frozenset({files.GATE, files.EMBEDDINGS, files.DOWN_META, files.ROUTER})
-_MAX_ENTRIES = 1 << 20
-_MAX_DIMENSION = (1 << 31) - 1
+MAX_ENTRIES = 1 << 20
+MAX_DIMENSION = (1 << 31) - 1
 MAX_BYTES = 256 << 20
 
 
@@ -85,7 +86,7 @@ def parse_manifest(data: bytes, path: Path) -> tuple[ManifestEntry, ...]:
     document = load(data, path)
     if type(document) is not list:
         raise VindexInvalid(f"{path.name}: expected an array of tensors", path=path)
-    if len(document) > _MAX_ENTRIES:
+    if len(document) > MAX_ENTRIES:
         raise VindexInvalid(f"{path.name}: {len(document):,} entries are too many", path=path)
     entries: list[ManifestEntry] = []
     seen: set[str] = set()
@@ -100,7 +101,7 @@ def parse_manifest(data: bytes, path: Path) -> tuple[ManifestEntry, ...]:
 
 def _parse_entry(fields: Fields) -> ManifestEntry:
     shape = fields.array("shape", limit=8)
-    if any(type(size) is not int or not 1 <= size <= _MAX_DIMENSION for size in shape):
+    if any(type(size) is not int or not 1 <= size <= MAX_DIMENSION for size in shape):
         fields.refuse("shape", f"{str(shape)[:80]} is no shape")
     entry = ManifestEntry(
         key=fields.text("key"),

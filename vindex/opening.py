@@ -26,8 +26,8 @@ from vindex.errors import (
 from vindex.files import ByteRange, MappedFile
 from vindex.index import VindexIndex, parse_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.manifest import HEAD_KEY, ManifestEntry, parse_manifest, stored_entries
 from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
-from vindex.manifest import ManifestEntry, parse_manifest, stored_entries
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
 from vindex.spec import GATE_ROLES, QUANTISED, FfnSpec, ModelSpec, Role, StorageFile, TensorSpec
@@ -38,7 +38,6 @@ from vindex.tokens import StoredTokenTexts
 if TYPE_CHECKING:
     from vindex.kquant import QuantEntry
 
-_HEAD_KEY = "lm_head.weight"
 _MAX_JSON = 64 << 20
 
 
@@ -84,8 +83,8 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     quantised = _read_quantised(path, index, seal, listed, maps)
     declared = frozenset(entry.key for entry in listed)
     # Below inference level nobody can tell whether there was a head, and nobody needs it.
-    may_have_head = index.extract_level < ExtractLevel.INFERENCE or _HEAD_KEY in declared
-    have_keys = entries.keys() | quantised.keys() | ({_HEAD_KEY} if may_have_head else set())
+    may_have_head = index.extract_level < ExtractLevel.INFERENCE or HEAD_KEY in declared
+    have_keys = entries.keys() | quantised.keys() | ({HEAD_KEY} if may_have_head else set())
     spec, notes = _read_spec(path, index, seal, have_keys, supplement)
     embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
     embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
@@ -99,7 +98,7 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
             supplement.fill(path, missing)
             missing = []
         only_head = [tensor.role for tensor in missing] == [Role.HEAD]
-        if only_head and _HEAD_KEY in declared and index.tie_word_embeddings is None:
+        if only_head and HEAD_KEY in declared and index.tie_word_embeddings is None:
             lacking = _head_lost(index, path)
             notes = (*notes, lacking.message)
         elif missing:
@@ -445,11 +444,11 @@ def _incomplete(index: VindexIndex, path: Path, missing: list[TensorSpec]) -> Vi
 
 def _head_lost(index: VindexIndex, path: Path) -> VindexIncomplete:
     return VindexIncomplete(
-        f"{files.MANIFEST} names {_HEAD_KEY} but its file is not there (larql's COMPILE and slices "
+        f"{files.MANIFEST} names {HEAD_KEY} but its file is not there (larql's COMPILE and slices "
         "lose it); inference would be wrong with the embedding in its place",
         hint=extract_hint(index, path, index.extract_level),
         path=path,
-        details=[_HEAD_KEY],
+        details=[HEAD_KEY],
     )
 
 

@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
+from vindex.closing import Closing
 from vindex.downmeta import DownMeta
 from vindex.errors import (
     LevelTooLow,
@@ -81,7 +81,7 @@ class Contents:
     notes: tuple[str, ...]
 
 
-class Vindex:
+class Vindex(Closing):
     """A model's weights in a directory. A ``ModelSource`` and a context manager.
 
     Attributes:
@@ -387,17 +387,6 @@ class Vindex:
         self._maps.clear()
         for name in ("embeddings", "down_meta", "token_texts", "_quick_tokenizer"):
             self.__dict__.pop(name, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _json(self, name: str) -> Mapping[str, Any]:
         path = self.path / name

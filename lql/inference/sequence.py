@@ -49,9 +49,7 @@ class Sequence:
     """
 
     def __init__(self, decoder: Decoder, capacity: int) -> None:
-        limit = position_limit(decoder.spec)
-        if capacity > limit:
-            raise PromptTooLong(capacity, limit)
+        _limit(decoder, capacity)
         self._decoder = decoder
         self._cache = KvCache(decoder.spec, capacity, decoder.device)
         self._ids: list[int] = []
@@ -67,9 +65,7 @@ class Sequence:
         Raises:
             PromptTooLong: ``capacity`` exceeds the model's positions.
         """
-        limit = position_limit(self._decoder.spec)
-        if capacity > limit:
-            raise PromptTooLong(capacity, limit)
+        limit = _limit(self._decoder, capacity)
         if capacity > self._cache.capacity:
             # Twice the room, so that a sequence that grows in steps is not copied at each.
             room = min(max(capacity, 2 * self._cache.capacity), limit)
@@ -195,3 +191,11 @@ class Sequence:
                 )
         if len(self._ids) + len(ids) > self._cache.capacity:
             raise PromptTooLong(len(self._ids) + len(ids), self._cache.capacity)
+
+
+def _limit(decoder: Decoder, capacity: int) -> int:
+    """The model's positions, at least ``capacity``."""
+    limit = position_limit(decoder.spec)
+    if capacity > limit:
+        raise PromptTooLong(capacity, limit)
+    return limit

@@ -23,7 +23,7 @@ from tests.unit.vindex_files import (
     extract_golden,
     unseal,
 )
-from vindex import files, kquant, quantising
+from vindex import files, kquant, manifest, quantising
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.errors import Unsupported, VindexError, VindexIncomplete, VindexInvalid
 from vindex.extract import extract
@@ -186,7 +186,7 @@ def test_a_vindex_that_lost_any_entry_is_refused_at_load(
     tried = 0
     for name in ALL_MANIFESTS:
         for entry in read(path / name):
-            if entry["key"] == kquant.HEAD_KEY:
+            if entry["key"] == manifest.HEAD_KEY:
                 continue  # larql reads its file without an entry, and so do we
             error = lost(path, name, entry)
             assert entry["key"] in (*error.details, error.message)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from vindex.checkpoint._convert import convert_rows
 from vindex.checkpoint._json import read_limited, read_object
 from vindex.checkpoint._safetensors import SafetensorsFile
 from vindex.checkpoint._scaled import find_scaled
+from vindex.closing import Closing
 from vindex.errors import CheckpointError
 from vindex.families._config import show
 from vindex.files import CARRIED, CONFIG, is_plain_name
@@ -38,7 +38,7 @@ def has_weights(directory: Path) -> bool:
     return all((directory / shard).is_file() for shard in set(_weight_map(index).values()))
 
 
-class SafetensorsCheckpoint:
+class SafetensorsCheckpoint(Closing):
     """Safetensors files beside a ``config.json``, implementing ``Checkpoint``.
 
     Args:
@@ -127,17 +127,6 @@ class SafetensorsCheckpoint:
         """Let go of the files."""
         for shard in self._shards:
             shard.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _shard(self, name: str) -> SafetensorsFile:
         try:

@@ -11,8 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from vindex.checkpoint._convert import convert_rows
 from vindex.checkpoint._gguf_file import GgufFile
 from vindex.checkpoint._gguf_names import Mapped, map_names
 from vindex.checkpoint._gguf_tokenizer import GgufTokenizer
+from vindex.closing import Closing
 from vindex.dtypes import to_float32
 from vindex.errors import CheckpointError, Unsupported
 from vindex.families import Family, GgufRules, gguf_family, spec_from_config
@@ -63,7 +63,7 @@ class _Facts:
         return self._file.tensors[name].rows
 
 
-class GgufCheckpoint:
+class GgufCheckpoint(Closing):
     """A GGUF file, implementing ``Checkpoint``.
 
     Args:
@@ -153,17 +153,6 @@ class GgufCheckpoint:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @cached_property
     def _side_files(self) -> Mapping[str, bytes]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from vindex.checkpoint._base import Checkpoint
 from vindex.checkpoint._json import parse_object
 from vindex.checkpoint._tokenizer import chat_template, load_tokenizer
 from vindex.checkpoint.cutting import read_tensor
 from vindex.checkpoint.ledger import Ledger, balance
+from vindex.closing import Closing
 from vindex.errors import CheckpointError
 from vindex.families import spec_from_config
 from vindex.files import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-class CheckpointSource:
+class CheckpointSource(Closing):
     """Reads tensors of a checkpoint on demand, in the dtype the checkpoint has them.
 
     Nothing is cached: views of a mapped file cost nothing, and whoever computes keeps what it
@@ -101,17 +101,6 @@ class CheckpointSource:
     def close(self) -> None:
         """Close the checkpoint."""
         self._checkpoint.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @cached_property
     def _files(self) -> Mapping[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from vindex.families._assemble import read_attention
+from vindex.families._assemble import make_mixed_layers, make_model, read_attention
 from vindex.families._config import ConfigReader
 from vindex.families._geometry import Defaults, Geometry, read_geometry
 from vindex.families._moe import MAX_EXPERTS, MLP_EXPERTS
@@ -17,6 +17,7 @@ from vindex.spec import (
     GroupLimit,
     GroupScore,
     LatentSpec,
+    ModelSpec,
     MoeSpec,
     NormKind,
     NormSpec,
@@ -44,7 +45,49 @@ _EXPERT_KEYS = {
 _NORM = NormSpec(NormKind.RMS, 1e-6)  # of the latents, whatever rms_norm_eps says
 
 
-def geometry_of(config: ConfigReader, max_positions: int) -> Geometry:
+def make_latent_model(
+    config: ConfigReader,
+    family: str,
+    routing: Callable[[ConfigReader], RoutingSpec],
+    *,
+    max_positions: int,
+    interleaved: bool,
+    ffn_bias: bool,
+    first: int,
+    width: int,
+    shared: int,
+) -> ModelSpec:
+    """The specification of a model.
+
+    Args:
+        family: its family's name.
+        routing: reads which experts are visited; not asked where no layer has any.
+        max_positions: what the model reads where the config does not say.
+        interleaved: which lanes of the rotated part of a head make a pair.
+        ffn_bias: whether FFNs have biases.
+        first: the first layer with experts where the config does not say.
+        width: features of an expert, likewise.
+        shared: how many experts every token visits, likewise; they are kept as one wider one.
+    """
+    geometry = _geometry_of(config, max_positions)
+    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
+    attention = _latent_attention(config, geometry, interleaved)
+    activation = config.activation("hidden_act", "silu")
+    dense = FfnSpec(geometry.intermediate_size, activation, bias=ffn_bias)
+    count = geometry.num_layers
+    return make_model(
+        config,
+        geometry,
+        make_mixed_layers(
+            [attention] * count, _mixed(config, count, dense, routing, first, width, shared), norm
+        ),
+        family=family,
+        tied=False,
+        naming=_naming_of(attention),
+    )
+
+
+def _geometry_of(config: ConfigReader, max_positions: int) -> Geometry:
     """The sizes. One key head: the latent. ``head_dim``, where stated, is the rotated part."""
     sizes = {
         "head_dim": _plain_size(config) + _rotary_size(config),
@@ -54,14 +97,7 @@ def geometry_of(config: ConfigReader, max_positions: int) -> Geometry:
     return read_geometry(config, Defaults(max_positions))
 
 
-def latent_attention(
-    config: ConfigReader, geometry: Geometry, *, interleaved: bool
-) -> AttentionSpec:
-    """Attention of every layer.
-
-    Args:
-        interleaved: which lanes of the rotated part make a pair.
-    """
+def _latent_attention(config: ConfigReader, geometry: Geometry, interleaved: bool) -> AttentionSpec:
     bias = config.flag("attention_bias", False)
     latent = LatentSpec(
         rank=config.integer("kv_lora_rank", 512),
@@ -83,26 +119,16 @@ def latent_attention(
     )
 
 
-def mixed(
+def _mixed(
     config: ConfigReader,
     count: int,
     dense: FfnSpec,
     routing: Callable[[ConfigReader], RoutingSpec],
-    *,
     first: int,
     width: int,
     shared: int,
 ) -> list[FfnSpec | MoeSpec]:
-    """The FFNs of all layers: the first ones are dense, the others have experts.
-
-    Args:
-        count: L.
-        dense: the FFN of layers without experts.
-        routing: reads which experts are visited; not asked where no layer has any.
-        first: the first layer with experts where the config does not say.
-        width: features of an expert where the config does not say.
-        shared: how many experts every token visits, likewise; they are kept as one wider one.
-    """
+    """The FFNs of all layers: the first ones are dense, the others have experts."""
     first = config.integer("first_k_dense_replace", first, low=0)
     if first >= count:
         return [dense] * count
@@ -139,7 +165,7 @@ def read_groups(
     return GroupLimit(groups, kept, score) if kept < groups else None
 
 
-def naming_of(attention: AttentionSpec) -> Naming:
+def _naming_of(attention: AttentionSpec) -> Naming:
     """Names of a model's tensors: those of q say what it is made of."""
     latent = attention.latent
     naming = MLP_EXPERTS.but(_KEYS).with_experts(_EXPERT_KEYS)

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 from vindex.families import _larql_index
-from vindex.families._assemble import make_mixed_layers, make_model
 from vindex.families._base import Family
 from vindex.families._config import ConfigReader
-from vindex.families._deepseek import (
-    geometry_of,
-    latent_attention,
-    mixed,
-    naming_of,
-    read_groups,
-)
+from vindex.families._deepseek import make_latent_model, read_groups
 from vindex.families._moe import read_counts
-from vindex.spec import (
-    FfnSpec,
-    GroupScore,
-    ModelSpec,
-    NormKind,
-    NormSpec,
-    RoutingSpec,
-)
+from vindex.spec import GroupScore, ModelSpec, RoutingSpec
 
 
 def build(config: ConfigReader) -> ModelSpec:
     """The specification of a DeepSeek 2 configuration."""
-    geometry = geometry_of(config, max_positions=2048)
-    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
-    attention = latent_attention(config, geometry, interleaved=True)
-    ffn = FfnSpec(
-        geometry.intermediate_size,
-        config.activation("hidden_act", "silu"),
-        bias=config.flag("mlp_bias", False),
-    )
-    ffns = mixed(config, geometry.num_layers, ffn, _routing, first=0, width=1407, shared=2)
-    return make_model(
+    return make_latent_model(
         config,
-        geometry,
-        make_mixed_layers([attention] * geometry.num_layers, ffns, norm),
-        family=FAMILY.name,
-        tied=False,
-        naming=naming_of(attention),
+        FAMILY.name,
+        _routing,
+        max_positions=2048,
+        interleaved=True,
+        ffn_bias=config.flag("mlp_bias", False),
+        first=0,
+        width=1407,
+        shared=2,
     )
 
 

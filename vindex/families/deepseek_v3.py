@@ -5,43 +5,25 @@ from __future__ import annotations
 import re
 
 from vindex.families import _larql_index
-from vindex.families._assemble import make_mixed_layers, make_model
 from vindex.families._base import DropRule, Family
 from vindex.families._config import ConfigReader
-from vindex.families._deepseek import (
-    geometry_of,
-    latent_attention,
-    mixed,
-    naming_of,
-    read_groups,
-)
+from vindex.families._deepseek import make_latent_model, read_groups
 from vindex.families._moe import read_counts
-from vindex.spec import (
-    FfnSpec,
-    GroupScore,
-    ModelSpec,
-    NormKind,
-    NormSpec,
-    RoutingSpec,
-    Scoring,
-)
+from vindex.spec import GroupScore, ModelSpec, RoutingSpec, Scoring
 
 
 def build(config: ConfigReader) -> ModelSpec:
     """The specification of a DeepSeek 3 configuration."""
-    geometry = geometry_of(config, max_positions=4096)
-    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", 1e-6, high=1.0))
-    interleaved = config.flag("rope_interleave", True)
-    attention = latent_attention(config, geometry, interleaved=interleaved)
-    ffn = FfnSpec(geometry.intermediate_size, config.activation("hidden_act", "silu"))
-    ffns = mixed(config, geometry.num_layers, ffn, _routing, first=3, width=2048, shared=1)
-    return make_model(
+    return make_latent_model(
         config,
-        geometry,
-        make_mixed_layers([attention] * geometry.num_layers, ffns, norm),
-        family=FAMILY.name,
-        tied=False,
-        naming=naming_of(attention),
+        FAMILY.name,
+        _routing,
+        max_positions=4096,
+        interleaved=config.flag("rope_interleave", True),
+        ffn_bias=False,
+        first=3,
+        width=2048,
+        shared=1,
     )
 
 
