@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ import pytest
 from tests.models import GEMMA3, SMOLLM2, fetch, model_cache
 
 _REAL_MODEL_CACHE = model_cache()
+
+
+def pytest_configure() -> None:
+    """Share the cores among the workers of pytest-xdist; before anything imports torch."""
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers is not None:
+        share = max(1, (os.cpu_count() or 1) // int(workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 
 @pytest.fixture(autouse=True)
