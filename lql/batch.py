@@ -31,6 +31,7 @@ from lql.worker import Abandoned, TimedOut, Worker
 
 if TYPE_CHECKING:
     from lql.render.progress import ProgressBar
+    from lql.scripts import Variables
 
 
 T = TypeVar("T")
@@ -155,31 +156,24 @@ def _prepared(
 ) -> tuple[list[ast.Script], int]:
     """Every text parsed and bound; all their errors reported, and the code of the first."""
     scripts: list[ast.Script] = []
+    variables: Variables = {}
     code = 0
     for text in inputs:
         try:
-            script = session.prepare(text.text, name=text.name, words=options.parameters)
+            script = session.prepare(
+                text.text, name=text.name, words=options.parameters, variables=variables
+            )
         except LqlError as error:
             reporter.error(error.diagnostic)
             code = code or error.exit_code
         else:
             scripts.append(script)
-    return scripts, code or _unused(inputs, options, reporter)
+    return scripts, code or _unused(scripts, options, reporter)
 
 
-def _unused(inputs: Sequence[Input], options: BatchOptions, reporter: Reporter) -> int:
+def _unused(scripts: Sequence[ast.Script], options: BatchOptions, reporter: Reporter) -> int:
     """Report values for parameters that occur in no text; the exit code."""
-    if not options.parameters:
-        return 0
-    from lql.parser import tokens
-    from lql.syntax_tokens import TokenKind
-
-    used = {
-        token.text[1:]
-        for text in inputs
-        for token in tokens(text.text)
-        if token.kind is TokenKind.PARAMETER
-    }
+    used = {name for script in scripts for name in script.used}
     code = 0
     for name in sorted(options.parameters.keys() - used):
         error = LqlNameError(
@@ -230,7 +224,8 @@ class _Runner:
         code = 0
         for script in scripts:
             for pipeline in script.items:
-                failed = self._pipeline(pipeline, script.source if script.source.text else None)
+                source = script.source_of(pipeline)
+                failed = self._pipeline(pipeline, source if source.text else None)
                 code = code or failed
                 if failed == EXIT_INTERRUPTED or (failed and self.options.on_error is OnError.STOP):
                     return failed
