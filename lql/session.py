@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.context import Context, State, StoppableProgress, unsaved_edits
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlRuntimeError, LqlUsageError
+from lql.errors import LqlError, LqlRuntimeError, LqlUsageError
 from lql.execute import execute
 from lql.execute.failures import translated
 from lql.results import Meta, Result
@@ -155,6 +155,36 @@ class Session:
 
         known = dict(self._state.variables) if variables is None else variables
         return Resolver(parameters or {}, words or {}, known).resolve(parse(text, name))
+
+    def check(
+        self, scripts: Iterable[ast.Script], *, given: bool = False
+    ) -> Iterator[tuple[ast.Statement, LqlError | None]]:
+        """Look up every name of prepared scripts, and run nothing.
+
+        Args:
+            scripts: in their order; a USE of one holds for the next.
+            given: a vindex must be there, so one that cannot be opened is an error.
+
+        Yields:
+            Each statement, and what is wrong with it.
+        """
+        from lql.execute.checking import Checker
+
+        checker = Checker(given)
+        try:
+            for script in scripts:
+                for item in script.items:
+                    source = script.source_of(item)
+                    for statement in item.statements:
+                        try:
+                            with translating(source if source.text else None, statement.span):
+                                checker.check(statement)
+                        except LqlError as error:
+                            yield statement, error
+                        else:
+                            yield statement, None
+        finally:
+            checker.close()
 
     def execute(
         self,
