@@ -89,6 +89,7 @@ class Query:
     timeout_s: float | None
     device: Device = Device.CPU
     config: str | None = None
+    junit: Path | None = None
 
 
 def parse_query(argv: Sequence[str]) -> Query:
@@ -113,7 +114,12 @@ def parse_query(argv: Sequence[str]) -> Query:
         default=[],
         help="value of :NAME in the statements",
     )
-    option("--check", action="store_true", help="parse everything, run nothing")
+    option(
+        "--check",
+        action="store_true",
+        help="parse everything and look up every name, run nothing; with -u against that vindex",
+    )
+    option("--junit", type=Path, metavar="FILE", help="write what became of every statement as XML")
     option(
         "--on-error",
         type=choice(OnError),
@@ -139,6 +145,7 @@ def parse_query(argv: Sequence[str]) -> Query:
         timeout_s=words.timeout,
         device=words.device,
         config=words.config,
+        junit=words.junit,
     )
 
 

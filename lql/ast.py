@@ -3,7 +3,7 @@
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
 the statement in messages. Re-exports ``lql.syntax_edits`` (the statements that edit),
-``lql.syntax_nodes`` and ``lql.syntax_words``.
+``lql.syntax_scripts`` (SET, ASSERT, INCLUDE), ``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -64,6 +64,13 @@ from lql.syntax_nodes import (
     Value as Value,
     VindexRef as VindexRef,
     Word as Word,
+)
+from lql.syntax_scripts import (
+    Assert as Assert,
+    Claim as Claim,
+    Include as Include,
+    Probability as Probability,
+    SetOption as SetOption,
 )
 from lql.syntax_words import (
     Band as Band,
@@ -397,15 +404,6 @@ class Copy(Node):
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SetOption(Node):
-    """``SET option = value``."""
-
-    title: ClassVar[str] = "SET"
-    option: Word
-    value: Word | Scalar
-
-
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -447,14 +445,21 @@ Statement: TypeAlias = (
     | DiscardPatch
     | Undo
     | SetOption
+    | Assert
+    | Include
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Node):
-    """``statement |> statement …``: run in order, stopping at the first that fails."""
+    """``statement |> statement …``: run in order, stopping at the first that fails.
+
+    Attributes:
+        source: the text of the file that an INCLUDE brought it from; the script's own otherwise.
+    """
 
     statements: tuple[Statement, ...]
+    source: SourceText = field(default=NO_SOURCE, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,8 +468,14 @@ class Script(Node):
 
     Attributes:
         items: its pipelines; most hold one statement.
-        source: the text every span in the tree points into.
+        source: the text every span in the tree points into, but for pipelines with their own.
+        used: names of the parameters it was bound with.
     """
 
     items: tuple[Pipeline, ...]
     source: SourceText = field(default=NO_SOURCE, compare=False, repr=False, kw_only=True)
+    used: frozenset[str] = field(default=frozenset(), compare=False, repr=False, kw_only=True)
+
+    def source_of(self, item: Pipeline) -> SourceText:
+        """The text that a pipeline of this script stands in."""
+        return item.source if item.source is not NO_SOURCE else self.source

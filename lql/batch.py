@@ -30,7 +30,9 @@ from lql.syntax_words import Device
 from lql.worker import Abandoned, TimedOut, Worker
 
 if TYPE_CHECKING:
+    from lql.junit import JunitReport
     from lql.render.progress import ProgressBar
+    from lql.scripts import Variables
 
 
 T = TypeVar("T")
@@ -65,9 +67,10 @@ class BatchOptions:
         use: a vindex to open first.
         config: the checkpoint or config.json that completes it.
         device: where models run.
-        check: parse and bind, run nothing.
+        check: parse, bind and look up names, run nothing.
         output: where results go instead of standard output.
         timeout_s: wall time allowed for each statement.
+        junit: where to write what became of every statement.
     """
 
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class BatchOptions:
     output: Path | None = None
     on_error: OnError = OnError.STOP
     timeout_s: float | None = None
+    junit: Path | None = None
 
 
 def run(
@@ -97,13 +101,18 @@ def run(
     Returns:
         The process's exit code: 0, or that of the first error.
     """
-    with Session(progress=progress, device=options.device) as session:
-        scripts, code = _prepared(session, inputs, options, reporter)
-        if code or options.check:
+    report = _report(options)
+    with _written(report), Session(progress=progress, device=options.device) as session:
+        scripts, code = _prepared(session, inputs, options, reporter, report)
+        if code:
             return code
         if options.use is not None:
             scripts = [_use(options.use, options.config), *scripts]
-        return run_scripts(session, scripts, options, reporter, progress)
+        if report is not None:
+            report.expect(scripts)
+        if options.check:
+            return _checked(session, scripts, options, reporter, report)
+        return run_scripts(session, scripts, options, reporter, progress, report)
 
 
 def run_scripts(
@@ -112,27 +121,72 @@ def run_scripts(
     options: BatchOptions,
     reporter: Reporter,
     progress: ProgressBar | None = None,
+    report: JunitReport | None = None,
 ) -> int:
     """Run prepared scripts in order; see ``run``."""
     try:
         with _output(options, reporter.out) as out:
             shown = RenderOptions() if options.output else options.render
             runner = _Runner(
-                session, renderer(options.format, out, shown), options, reporter, progress
+                session, renderer(options.format, out, shown), options, reporter, progress, report
             )
             code = runner.run(scripts)
-            unsaved = _unsaved(session, reporter)
+            unsaved = _unsaved(session, reporter, report)
             return code or unsaved
     except LqlUsageError as error:
         reporter.error(error.diagnostic)
         return error.exit_code
 
 
-def _unsaved(session: Session, reporter: Reporter) -> int:
+def _report(options: BatchOptions) -> JunitReport | None:
+    """What ``--junit`` asks for.
+
+    Raises:
+        LqlUsageError: its directory is not there.
+    """
+    if options.junit is None:
+        return None
+    from lql.junit import JunitReport
+
+    return JunitReport(options.junit)
+
+
+@contextmanager
+def _written(report: JunitReport | None) -> Iterator[None]:
+    """Write the report at the end, however that comes about."""
+    try:
+        yield
+    finally:
+        if report is not None:
+            report.write()
+
+
+def _checked(
+    session: Session,
+    scripts: Sequence[ast.Script],
+    options: BatchOptions,
+    reporter: Reporter,
+    report: JunitReport | None,
+) -> int:
+    """Resolve every name of every statement, and report what cannot be; the exit code."""
+    code = 0
+    for statement, error in session.check(scripts, given=options.use is not None):
+        if report is not None:
+            report.begin(statement)
+            report.end(statement, error)
+        if error is not None:
+            reporter.error(error.diagnostic)
+            code = code or error.exit_code
+    return code
+
+
+def _unsaved(session: Session, reporter: Reporter, report: JunitReport | None) -> int:
     """Report edits that end with the process; the exit code."""
     error = session.unsaved_edits("the end of the script drops")
     if error is None:
         return 0
+    if report is not None:
+        report.other("the end of the script", error)
     reporter.error(error.diagnostic)
     session.discard_edits()
     return error.exit_code
@@ -151,35 +205,34 @@ def show(result: Result, options: BatchOptions, reporter: Reporter) -> None:
 
 
 def _prepared(
-    session: Session, inputs: Sequence[Input], options: BatchOptions, reporter: Reporter
+    session: Session,
+    inputs: Sequence[Input],
+    options: BatchOptions,
+    reporter: Reporter,
+    report: JunitReport | None,
 ) -> tuple[list[ast.Script], int]:
     """Every text parsed and bound; all their errors reported, and the code of the first."""
     scripts: list[ast.Script] = []
+    variables: Variables = {}
     code = 0
     for text in inputs:
         try:
-            script = session.prepare(text.text, name=text.name, words=options.parameters)
+            script = session.prepare(
+                text.text, name=text.name, words=options.parameters, variables=variables
+            )
         except LqlError as error:
+            if report is not None:
+                report.other(text.name, error)
             reporter.error(error.diagnostic)
             code = code or error.exit_code
         else:
             scripts.append(script)
-    return scripts, code or _unused(inputs, options, reporter)
+    return scripts, code or _unused(scripts, options, reporter)
 
 
-def _unused(inputs: Sequence[Input], options: BatchOptions, reporter: Reporter) -> int:
+def _unused(scripts: Sequence[ast.Script], options: BatchOptions, reporter: Reporter) -> int:
     """Report values for parameters that occur in no text; the exit code."""
-    if not options.parameters:
-        return 0
-    from lql.parser import tokens
-    from lql.syntax_tokens import TokenKind
-
-    used = {
-        token.text[1:]
-        for text in inputs
-        for token in tokens(text.text)
-        if token.kind is TokenKind.PARAMETER
-    }
+    used = {name for script in scripts for name in script.used}
     code = 0
     for name in sorted(options.parameters.keys() - used):
         error = LqlNameError(
@@ -224,13 +277,15 @@ class _Runner:
     options: BatchOptions
     reporter: Reporter
     progress: ProgressBar | None
+    report: JunitReport | None = None
     worker: Worker = field(default_factory=Worker)
 
     def run(self, scripts: Sequence[ast.Script]) -> int:
         code = 0
         for script in scripts:
             for pipeline in script.items:
-                failed = self._pipeline(pipeline, script.source if script.source.text else None)
+                source = script.source_of(pipeline)
+                failed = self._pipeline(pipeline, source if source.text else None)
                 code = code or failed
                 if failed == EXIT_INTERRUPTED or (failed and self.options.on_error is OnError.STOP):
                     return failed
@@ -244,15 +299,29 @@ class _Runner:
         for statement in pipeline.statements:
             cancel = CancelToken()
             try:
+                if self.report is not None:
+                    self.report.begin(statement)
                 result = self._statement(statement, source, cancel)
             except LqlError as error:
+                self._ended(statement, error)
                 self.reporter.error(error.diagnostic)
                 return error.exit_code
+            self._ended(statement)
             self.renderer.write(result)
             self.reporter.finished(result)
             if cancel.cancelled:  # too late to stop this statement, in time to stop the next
                 return EXIT_INTERRUPTED
         return 0
+
+    def _ended(self, statement: ast.Statement, error: LqlError | None = None) -> None:
+        if self.report is not None:
+            self.report.end(statement, error)
+
+    def _leaving(self, statement: ast.Statement, error: LqlError) -> None:
+        """The process ends at once: write what there is to tell."""
+        if self.report is not None:
+            self.report.end(statement, error)
+            self.report.write()
 
     def _statement(
         self, statement: ast.Statement, source: SourceText | None, cancel: CancelToken
@@ -264,6 +333,7 @@ class _Runner:
                 self.worker,
                 self.reporter,
                 timeout_s=self.options.timeout_s,
+                leaving=lambda error: self._leaving(statement, error),
             )
         except LqlError as error:
             if source is not None:
@@ -281,11 +351,15 @@ def supervised(
     reporter: Reporter,
     *,
     timeout_s: float | None = None,
+    leaving: Callable[[LqlError], None] = lambda _: None,
 ) -> T:
     """Run a call on the worker; what stops it from outside becomes an error of the language.
 
     A call that cannot be stopped, because it is inside native code that does not end, ends the
     process.
+
+    Args:
+        leaving: called before the process ends.
 
     Raises:
         LqlRuntimeError: it was cancelled, or its time was up.
@@ -296,10 +370,13 @@ def supervised(
         message = f"stopped after the time limit of {failure.limit_s:g} s"
         error = LqlRuntimeError(Diagnostic(Code.FAILED, message))
         if failure.abandoned:
+            leaving(error)
             _leave(error, reporter)
         raise error from failure
     except Abandoned:
-        _leave(LqlRuntimeError(Diagnostic(Code.CANCELLED, "cancelled")), reporter)
+        stopped = LqlRuntimeError(Diagnostic(Code.CANCELLED, "cancelled"))
+        leaving(stopped)
+        _leave(stopped, reporter)
 
 
 def _leave(error: LqlError, reporter: Reporter) -> NoReturn:

@@ -79,6 +79,10 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    ASSERTION_FAILED = ("LQL0570", "what ASSERT says does not hold")
+    INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")
+    INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")
+    NOT_ONE_VALUE = ("LQL0573", "the SELECT of an ASSERT gives no single value")
 
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")

@@ -10,6 +10,7 @@
     │   └── LqlLiteralError           LQL03xx   1    … that is written in the text
     ├── LqlCapabilityError            LQL04xx   4    the vindex or the machine cannot do this
     ├── LqlRuntimeError               LQL05xx   1    the statement failed (130 when cancelled)
+    │   └── LqlAssertionError         LQL0570   1    … because ASSERT does not hold
     ├── LqlVindexError                LQL06xx   3    a vindex cannot be opened or verified
     ├── LqlCheckpointError            LQL07xx   1    a checkpoint cannot be read or balanced
     ├── LqlNotAvailableError          LQL0901   1    parses, and a later version runs it
@@ -108,6 +109,21 @@ class LqlRuntimeError(LqlError):
     """The statement failed while running."""
 
     family = "LQL05"
+
+
+class LqlAssertionError(LqlRuntimeError):
+    """What ASSERT says does not hold.
+
+    Attributes:
+        expected, found: as a statement would write them, the first with its comparator.
+    """
+
+    family = "LQL0570"
+
+    def __init__(self, diagnostic: Diagnostic, *, expected: str, found: str) -> None:
+        super().__init__(diagnostic)
+        self.expected = expected
+        self.found = found
 
 
 class LqlVindexError(LqlError):

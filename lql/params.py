@@ -127,7 +127,9 @@ def _literal(parameter: ast.Parameter, values: Mapping[str, ParameterValue]) -> 
                 span=parameter.span,
                 label=f"takes {parameter.slot.type.value}",
                 suggestions=tuple(f":{name}" for name in near),
-                helps=() if near else (f"give it one: --param {parameter.name}=…",),
+                helps=()
+                if near
+                else (f"give it one: --param {parameter.name}=… or SET {parameter.name} = …",),
             )
         )
     value = values[parameter.name]

@@ -58,6 +58,7 @@ def run_query(words: Sequence[str], reporter: Reporter) -> int:
         output=command.common.output,
         on_error=command.on_error,
         timeout_s=command.timeout_s,
+        junit=command.junit,
     )
     return batch.run(inputs, options, reporter, terminal.progress())
 
@@ -73,6 +74,8 @@ def _interactive(
 
     if command.common.output is not None:
         raise usage("-o writes the results of a script", "name one, or use -e or -f")
+    if command.junit is not None:
+        raise usage("--junit reports on a script", "name one, or use -e or -f")
     options = ReplOptions(
         use=use,
         config=command.config,

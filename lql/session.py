@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.context import Context, State, StoppableProgress, unsaved_edits
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlRuntimeError, LqlUsageError
+from lql.errors import LqlError, LqlRuntimeError, LqlUsageError
 from lql.execute import execute
 from lql.execute.failures import translated
 from lql.results import Meta, Result
@@ -27,6 +27,7 @@ from vindex.progress import NullProgress, Progress
 if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
     from lql.params import ParameterValue
+    from lql.scripts import Variables
     from vindex.checkpoint import CheckpointSource
     from vindex.overlay import Overlay
     from vindex.store import Vindex
@@ -92,7 +93,7 @@ class Session(Closing):
         """
         script = self.prepare(text, name=name, parameters=parameters)
         return [
-            self.execute(statement, script.source, cancel=cancel)
+            self.execute(statement, script.source_of(pipeline), cancel=cancel)
             for pipeline in script.items
             for statement in pipeline.statements
         ]
@@ -112,7 +113,9 @@ class Session(Closing):
             LqlError: it failed, or the text is not one statement.
         """
         script = self.prepare(text, name="<query>", parameters=parameters)
-        statements = [each for pipeline in script.items for each in pipeline.statements]
+        statements = [
+            (each, script.source_of(item)) for item in script.items for each in item.statements
+        ]
         if len(statements) != 1:
             raise LqlUsageError(
                 Diagnostic(
@@ -121,7 +124,7 @@ class Session(Closing):
                     helps=("run takes any number and returns a list of results",),
                 )
             )
-        return self.execute(statements[0], script.source)
+        return self.execute(*statements[0])
 
     def prepare(
         self,
@@ -130,8 +133,9 @@ class Session(Closing):
         name: str = "<text>",
         parameters: Mapping[str, ParameterValue] | None = None,
         words: Mapping[str, str] | None = None,
+        variables: Variables | None = None,
     ) -> ast.Script:
-        """Parse a text and bind its parameters, running nothing.
+        """Parse a text, read the files it includes and bind its parameters, running nothing.
 
         Args:
             text: any number of statements.
@@ -139,15 +143,48 @@ class Session(Closing):
             parameters: values of ``:name`` in the text.
             words: values that arrive as text, as from a command line; each is read as what it
                 stands for.
+            variables: what SET gave names in texts before this one, which are not run yet; what it
+                sets is added. By default those of the statements that have run.
 
         Raises:
             LqlSyntaxError, LqlNameError, LqlTypeError: with their place in the text.
+            LqlRuntimeError: a file cannot be included.
         """
-        from lql.params import bind, from_text
         from lql.parser import parse
+        from lql.scripts import Resolver
 
-        script = parse(text, name)
-        return bind(script, {**from_text(script, words or {}), **(parameters or {})})
+        known = dict(self._state.variables) if variables is None else variables
+        return Resolver(parameters or {}, words or {}, known).resolve(parse(text, name))
+
+    def check(
+        self, scripts: Iterable[ast.Script], *, given: bool = False
+    ) -> Iterator[tuple[ast.Statement, LqlError | None]]:
+        """Look up every name of prepared scripts, and run nothing.
+
+        Args:
+            scripts: in their order; a USE of one holds for the next.
+            given: a vindex must be there, so one that cannot be opened is an error.
+
+        Yields:
+            Each statement, and what is wrong with it.
+        """
+        from lql.execute.checking import Checker
+
+        checker = Checker(given)
+        try:
+            for script in scripts:
+                for item in script.items:
+                    source = script.source_of(item)
+                    for statement in item.statements:
+                        try:
+                            with translating(source if source.text else None, statement.span):
+                                checker.check(statement)
+                        except LqlError as error:
+                            yield statement, error
+                        else:
+                            yield statement, None
+        finally:
+            checker.close()
 
     def execute(
         self,

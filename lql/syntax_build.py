@@ -332,6 +332,12 @@ def _define_relation(children: Children, span: Span) -> ast.DefineRelation:
     return ast.DefineRelation(relation, tuple(templates), **_fields(children), span=span)
 
 
+def _assert(children: Children, span: Span) -> ast.Assert:
+    subject, expected, *message = parts(children)
+    comparator = next(ast.Comparator[k] for k in kinds(children) if k in ast.Comparator.__members__)
+    return ast.Assert(subject, comparator, expected, *message, span=span)
+
+
 def _requirement(children: Children, span: Span) -> ast.Requirement:
     measure, value = parts(children)
     comparator = next(ast.Comparator[k] for k in kinds(children) if k in ast.Comparator.__members__)
@@ -368,11 +374,25 @@ def _script(children: Children, span: Span) -> ast.Script:
         if isinstance(child, Part):
             piped = child.value
         elif piped:
+            for each in (groups[-1][-1], child):
+                if isinstance(each, ast.Include):
+                    raise _not_alone(each)
             groups[-1].append(child)
         else:
             groups.append([child])
     items = tuple(ast.Pipeline(tuple(group), span=_cover(group)) for group in groups)
     return ast.Script(items, span=span)
+
+
+def _not_alone(include: ast.Include) -> LqlSyntaxError:
+    return LqlSyntaxError(
+        Diagnostic(
+            Code.UNEXPECTED,
+            "INCLUDE stands alone, not beside |>",
+            span=include.span,
+            helps=("end the statement before it with ;",),
+        )
+    )
 
 
 def _cover(nodes: list[ast.Node]) -> Span:
@@ -420,6 +440,8 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "discard_patch": ast.DiscardPatch,
     "undo": ast.Undo,
     "set_option": ast.SetOption,
+    "assert": ast.Assert,
+    "include": ast.Include,
 }
 """The class of each statement rule."""
 
@@ -428,6 +450,8 @@ RULES: Mapping[str, Builder] = {
     **{rule: _clause(rule, field, value) for rule, (field, value) in CLAUSES.items()},
     **{rule: _node(cls) for rule, cls in STATEMENTS.items()},
     "bare_layer_clause": _clause("layer_clause", "layer", _only),
+    "assert": _assert,
+    "probability": _node(ast.Probability),
     "define_relation": _define_relation,
     "existing_clause": _existing_clause,
     "nearest_clause": _nearest_clause,

@@ -253,13 +253,32 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "DISCARD PATCH", "DISCARD PATCH", "drop the edits that are in no file", "DISCARD PATCH"
     ),
     StatementHelp("UNDO", "UNDO [n]", "take back the last edits", "UNDO 2"),
-    StatementHelp("SET", "SET option = value", "change how the session works", "SET device = cuda"),
+    StatementHelp(
+        "SET",
+        "SET option = value | SET name = value",
+        "change how the session works, or give :name a value",
+        "SET device = cuda",
+    ),
+    StatementHelp(
+        "ASSERT",
+        'ASSERT INFER "prompt" [TOP n] [CHAT|RAW] =|!= "token" ["message"] | '
+        'ASSERT (SELECT …) =|!=|<|<=|>|>= value ["message"] | '
+        'ASSERT PROBABILITY "prompt" OF "text" =|!=|<|<=|>|>= number ["message"]',
+        "fail unless something holds",
+        'ASSERT INFER "The capital of France is" TOP 1 = " Paris"',
+    ),
+    StatementHelp(
+        "INCLUDE",
+        'INCLUDE "file.lql"',
+        "run the statements of another file here",
+        'INCLUDE "facts.lql"',
+    ),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "PLOT", "STEER")
+RESERVED = ("ABLATE", "PLOT", "STEER")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("USE", "TRACE"),)

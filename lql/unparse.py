@@ -130,6 +130,10 @@ def _statement(node: ast.Statement) -> str:
             return _slot(node.title, node.steps) or node.title
         case ast.SetOption():
             return f"SET {_value(node.option)} = {_value(node.value)}"
+        case ast.Include():
+            return _slot(node.title, node.path)
+        case ast.Assert():
+            return _assert(node)
         case _:
             assert_never(node)
 
@@ -287,6 +291,20 @@ def _question(
             )
         case _:
             assert_never(node)
+
+
+def _assert(node: ast.Assert) -> str:
+    match node.subject:
+        case ast.Infer():
+            asked = _question(node.subject)
+        case ast.Select():
+            asked = f"({_select(node.subject)})"
+        case ast.Probability(prompt=prompt, target=target):
+            asked = f"PROBABILITY {_value(prompt)} OF {_value(target)}"
+        case _:
+            assert_never(node.subject)
+    claim = f"{asked} {node.comparator.value} {_value(node.expected)}"
+    return _join(f"ASSERT {claim}", "" if node.message is None else _value(node.message))
 
 
 def _route(route: ast.Route | None) -> str:

@@ -269,6 +269,15 @@ class Vindex(Closing):
             return self.quantised(tensor.key, tensor.shape[1])
         return self.tensor(role, layer, expert)
 
+    def file_of(self, role: Role, layer: int | None = None, expert: int | None = None) -> str:
+        """The file that ``matrix`` reads a stored tensor from."""
+        key = self._keys.get((role, layer, expert), "")
+        if key in self._quantised:
+            return self._quantised[key].file
+        if role is Role.EMBED:
+            return files.EMBEDDINGS
+        return files.GATE if role in GATE_ROLES else self._entries[key].file
+
     def quantised(self, key: str, cols: int | None = None) -> QuantTensor:
         """A quantised matrix by its key, a view of its file.
 

@@ -8,7 +8,10 @@ a place in the text; ``lql.session`` adds it.
 from __future__ import annotations
 
 from lql import ast
+from lql.codes import Code
 from lql.context import Context
+from lql.diagnostics import Diagnostic
+from lql.errors import LqlUsageError
 from lql.execute.slots import not_available
 from lql.results import Result
 
@@ -84,6 +87,18 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.settings import run as run_settings
 
             return run_settings(statement, context)
+        case ast.Assert():
+            from lql.execute.asserting import run as run_assert
+
+            return run_assert(statement, context)
+        case ast.Include():
+            raise LqlUsageError(
+                Diagnostic(
+                    Code.USAGE,
+                    "INCLUDE has no meaning outside a script",
+                    helps=("Session.run and Session.prepare read the files of a text",),
+                )
+            )
         case ast.Explain(statement=explained, analyze=analyze):
             title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
             raise not_available(f"{title} {explained.title}", statement.span)

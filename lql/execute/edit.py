@@ -16,7 +16,7 @@ from lql.execute.facts import confidence_of, fact_of, rows_of, store_layer
 from lql.execute.measure import Change, check_requirements, enforce, measure
 from lql.execute.paging import page
 from lql.execute.slots import integer_or, not_available
-from lql.execute.where import compile_condition
+from lql.execute.where import Predicate, compile_condition
 from lql.names import nearest
 from lql.results import Column, Kind, Result
 from lql.results.edits import (
@@ -167,12 +167,25 @@ def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:
     return target, confidence
 
 
-def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact]:
-    """The stored facts that WHERE chooses.
+def check_names(statement: ast.Insert | ast.Delete | ast.Update) -> None:
+    """Look up the columns and measures of a statement that edits, for ``--check``.
+
+    Raises:
+        LqlNameError, LqlTypeError, LqlNotAvailableError: as running it would.
+    """
+    check_requirements(statement)
+    if isinstance(statement, ast.Update):
+        _assigned(statement)
+    if not isinstance(statement, ast.Insert):
+        _condition(statement)
+
+
+def _condition(statement: ast.Delete | ast.Update) -> Predicate:
+    """WHERE over stored facts.
 
     Raises:
         LqlNotAvailableError: WHERE speaks of features of the model.
-        LqlRuntimeError: it chooses too many.
+        LqlNameError, LqlTypeError: it does not make sense of the columns.
     """
     if any(column.name == "feature" for column in _columns(statement.where)):
         raise not_available(
@@ -180,8 +193,18 @@ def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact
             statement.where.span,
             f"{statement.title} reaches facts that INSERT stored",
         )
+    return compile_condition(statement.where, FACT_COLUMNS, FACT_ALIASES)
+
+
+def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact]:
+    """The stored facts that WHERE chooses.
+
+    Raises:
+        LqlNotAvailableError: WHERE speaks of features of the model.
+        LqlRuntimeError: it chooses too many.
+    """
+    keep = _condition(statement)
     context.vindex(statement.title)
-    keep = compile_condition(statement.where, FACT_COLUMNS, FACT_ALIASES)
     names = [column.name for column in FACT_COLUMNS]
     facts = context.state.overlay.view.facts.values()
     found = [f for f in facts if keep({name: getattr(f, name) for name in names})]

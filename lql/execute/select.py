@@ -156,7 +156,7 @@ def _equals(name: str, number: int) -> ast.Comparison:
 
 def table(asked: Asked, context: Context, title: str) -> TableResult:
     """Run a SELECT: name its tables, fill those whose rows are found anew, compile, fetch."""
-    scope = _scope(asked.select)
+    scope = scope_of(asked.select)
     with _tables(scope, context, title) as tables:
         filling = _Filling(asked, scope, tables, context)
         try:
@@ -171,7 +171,12 @@ def table(asked: Asked, context: Context, title: str) -> TableResult:
                 tables.engine.forget(name)
 
 
-def _scope(select: ast.Select) -> Scope:
+def scope_of(select: ast.Select) -> Scope:
+    """The tables of a SELECT by the names that it gives them.
+
+    Raises:
+        LqlNameError: two of one name.
+    """
     nodes = [(select.table, select.alias), *((join.table, join.alias) for join in select.joins)]
     names = [alias or table.value.lower() for table, alias in nodes]
     for position, name in enumerate(names):

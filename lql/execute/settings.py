@@ -1,4 +1,4 @@
-"""SET: what changes how the session works."""
+"""SET: what changes how the session works, and variables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def run(statement: ast.SetOption, context: Context) -> SetResult:
     """Run SET.
 
     Raises:
-        LqlNameError: there is no such option.
+        LqlNameError: there is no such option, and a bare word is no value of a variable.
         LqlTypeError: the option does not take this value.
         DeviceMissing: there is no such device here.
     """
     name = statement.option.value
+    if name not in OPTIONS and isinstance(statement.value, ast.Text | ast.Integer | ast.Number):
+        value = context.state.variables[name] = statement.value.value
+        return SetResult(option=name, value=value, variable=True)
     if name not in OPTIONS:
         raise LqlNameError(
             Diagnostic(
@@ -32,7 +35,10 @@ def run(statement: ast.SetOption, context: Context) -> SetResult:
                 f"there is no option {name}",
                 span=statement.option.span,
                 suggestions=nearest(name, OPTIONS),
-                notes=(f"options are {', '.join(OPTIONS)}",),
+                notes=(
+                    f"options are {', '.join(OPTIONS)}; any other name is a variable, "
+                    "and its value a number or a string in quotes",
+                ),
             )
         )
     device = _device(statement.value)

@@ -338,9 +338,9 @@ class LoadedModel:
         picked = chosen[torch.arange(len(ids)), torch.tensor(ids)]
         return float(picked.double().sum().exp())
 
-    def target_ids(self, target: str) -> tuple[int, ...]:
-        """The tokens of a text as it goes on after another."""
-        return tuple(continuation(self._encoder.tokenizer, target))
+    def target_ids(self, target: str, *, spaced: bool = True) -> tuple[int, ...]:
+        """The tokens of a text as it goes on after another, behind a space if ``spaced``."""
+        return tuple(continuation(self._encoder.tokenizer, target, spaced=spaced))
 
     @torch.inference_mode()
     def ffn_input(self, prompt: str, layer: int, *, cancel: CancelToken | None = None) -> Floats:

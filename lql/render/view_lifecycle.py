@@ -8,6 +8,7 @@ from lql.render.blocks import Block, facts
 from lql.render.text import duration, size, visible
 from lql.render.view import lay_out, say_status
 from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult, UseResult
+from lql.syntax_text import quote
 
 
 @lay_out.register
@@ -47,4 +48,7 @@ def _(result: DefineRelationResult) -> str:
 
 @say_status.register
 def _(result: SetResult) -> str:
-    return f"{result.option} is {result.value}"
+    value = result.value
+    if not result.variable:
+        return f"{result.option} is {value}"
+    return f":{result.option} is {quote(value) if isinstance(value, str) else value}"

@@ -68,12 +68,16 @@ class Runner:
         Raises:
             LqlError: a statement failed or was cancelled; those after it did not run.
         """
-        statements = [statement for pipeline in script.items for statement in pipeline.statements]
-        for position, statement in enumerate(statements, start=1):
+        statements = [
+            (statement, script.source_of(pipeline))
+            for pipeline in script.items
+            for statement in pipeline.statements
+        ]
+        for position, (statement, source) in enumerate(statements, start=1):
             cancel = CancelToken()
             left = len(statements) - position
             try:
-                result = self._run_one(statement, script.source, cancel)
+                result = self._run_one(statement, source, cancel)
             except LqlError as error:
                 error.diagnostic = _with_rest(error.diagnostic, left)
                 raise

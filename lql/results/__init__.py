@@ -9,14 +9,15 @@ form    types                                                             ``--fo
 ======  ================================================================  =========================
 ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
 RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Info         one object
-STATUS  Use, Set, DefineRelation                                          nothing; a note on stderr
+STATUS  Use, Set, DefineRelation, Assert                                  nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
 (WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER),
-``lifecycle`` (EXTRACT, USE, SET) and ``commands`` (``lql verify``, ``lql --info``).
+``lifecycle`` (EXTRACT, USE, SET), ``scripts`` (ASSERT) and ``commands`` (``lql verify``,
+``lql --info``).
 """
 
 from lql.results.base import (

@@ -82,11 +82,12 @@ class ExtractResult(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetResult(Record):
-    """What an option is from now on."""
+    """What an option, or a variable, is from now on."""
 
     form: ClassVar[Form] = Form.STATUS
     option: str
-    value: str
+    value: str | int | float
+    variable: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The facts."""

@@ -200,6 +200,34 @@ def _inserts(**source: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
+INFERS = build(
+    ast.Infer,
+    prompt=PROMPTS,
+    top=TOP,
+    compare=FLAG,
+    route=maybe(ROUTES),
+    prompt_mode=words(ast.PromptMode),
+)
+COMPARATORS = st.sampled_from(ast.Comparator)
+MESSAGES = maybe(texts(Slot.MESSAGE))
+ASSERTS = (
+    st.builds(
+        ast.Assert,
+        INFERS,
+        st.sampled_from([ast.Comparator.EQ, ast.Comparator.NE]),
+        texts(Slot.TARGET),
+        MESSAGES,
+    )
+    | st.builds(ast.Assert, SELECTS, COMPARATORS, SCALARS, MESSAGES)
+    | st.builds(
+        ast.Assert,
+        st.builds(ast.Probability, PROMPTS, texts(Slot.TARGET)),
+        COMPARATORS,
+        NUMBER_SLOTS,
+        MESSAGES,
+    )
+)
+
 PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Extract: build(
         ast.Extract,
@@ -278,14 +306,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Walk: build(
         ast.Walk, prompt=PROMPTS, top=TOP, layers=LAYERS, mode=words(ast.WalkMode), compare=FLAG
     ),
-    ast.Infer: build(
-        ast.Infer,
-        prompt=PROMPTS,
-        top=TOP,
-        compare=FLAG,
-        route=maybe(ROUTES),
-        prompt_mode=words(ast.PromptMode),
-    ),
+    ast.Infer: INFERS,
     ast.ExplainWalk: build(ast.ExplainWalk, **EXPLAINED),
     ast.ExplainInfer: build(ast.ExplainInfer, **EXPLAINED, prompt_mode=words(ast.PromptMode)),
     ast.Trace: build(
@@ -321,6 +342,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.DiscardPatch: st.just(ast.DiscardPatch()),
     ast.Undo: build(ast.Undo, steps=maybe(integers(Slot.STEPS))),
     ast.SetOption: build(ast.SetOption, option=WORDS, value=WORDS | SCALARS),
+    ast.Assert: ASSERTS,
 }
 
 
@@ -331,10 +353,22 @@ def _explains(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 _ANY_PLAIN = st.one_of(*PLAIN.values())
 EXPLAINS = _explains(_ANY_PLAIN | _explains(_ANY_PLAIN))
-STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {**PLAIN, ast.Explain: EXPLAINS}
+STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {
+    **PLAIN,
+    ast.Explain: EXPLAINS,
+    ast.Include: st.builds(ast.Include, texts(Slot.SCRIPT_PATH)),
+}
+
+
+def _pipeable(statements: list[Any]) -> list[Any]:
+    """INCLUDE stands alone."""
+    alone = any(isinstance(statement, ast.Include) for statement in statements)
+    return statements[:1] if alone else statements
+
+
 SCRIPTS = st.lists(
     st.lists(st.one_of(*STATEMENTS.values()), min_size=1, max_size=3).map(
-        lambda statements: ast.Pipeline(tuple(statements))
+        lambda statements: ast.Pipeline(tuple(_pipeable(statements)))
     ),
     max_size=3,
 ).map(lambda items: ast.Script(tuple(items)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +74,11 @@ class CheckpointSource(Closing):
     def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         """Whether the checkpoint stores the tensor."""
         return (role, layer, expert) in self._by_role
+
+    def size_of(self, role: Role, layer: int | None = None, expert: int | None = None) -> int:
+        """Bytes of a tensor as ``tensor`` gives it, told from its shape."""
+        tensor, name = self._by_role[role, layer, expert]
+        return math.prod(tensor.shape) * self._checkpoint.info(name).dtype.itemsize
 
     def tensor(
         self, role: Role, layer: int | None = None, expert: int | None = None
