@@ -155,8 +155,12 @@ class Decoder:
         cache.length += len(ids)
         return h
 
-    def logits(self, h: Tensor) -> Tensor:
-        """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
+    def logits(self, h: Tensor, *, capped: bool = True) -> Tensor:
+        """Scores of the next token after rows of the residual stream: [T, D] to [T, V].
+
+        Args:
+            capped: bent by the model's soft cap, where it has one.
+        """
         if self._weights.final_norm is not None:
             h = self._weights.final_norm(h)
         if self._weights.projections is not None:
@@ -164,23 +168,27 @@ class Decoder:
         logits = self._weights.head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
-        cap = self.spec.logit_softcap
+        cap = self.spec.logit_softcap if capped else None
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
     def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
         """The FFN of a layer, or its experts."""
         return self._weights.layers[layer].feed_forward
 
+    def layer(self, index: int) -> Layer:
+        """The weights of a layer."""
+        return self._weights.layers[index]
+
     def read_through(self, h: Tensor, direction: Tensor, layer: int) -> Tensor:
         """What of a layer's additions to the residual stream a direction of the head's input reads.
 
-        Only for a plain stream.
+        Only for a plain stream, unless no layer follows (``layer`` is L).
 
         Args:
             h: the stream after the last layer, [T, D]; the final norm's scale is taken from it.
             direction: [T, D].
         """
-        assert self.has_plain_stream, "norms between layers would have to be read through as well"
+        assert layer == self.spec.num_layers or self.has_plain_stream, "norms would follow"
         norm = self._weights.final_norm
         read = direction if norm is None else norm.read_through(h, direction)
         for each in self._weights.layers[layer:]:
