@@ -15,7 +15,8 @@
     ├── Interrupted           VDX10  the caller cancelled; nothing was published
     ├── NotEncodable          VDX11  NaN, infinity or a magnitude beyond a block format
     ├── PatchInvalid          VDX12  a patch file is malformed, or names what the base has not
-    └── OtherBase             VDX13  a patch was made over other weights
+    ├── OtherBase             VDX13  a patch was made over other weights
+    └── TraceInvalid          VDX16  a file is no trace
 
 Facts are attributes; ``str(error)`` is one sentence, ``hint`` the next step.
 """
@@ -130,3 +131,9 @@ class OtherBase(VindexError):
     """A patch was made over other weights than these; ``details`` says what differs."""
 
     code = "VDX13"
+
+
+class TraceInvalid(VindexError):
+    """A file is no trace, or contradicts itself."""
+
+    code = "VDX16"

@@ -11,7 +11,7 @@ K KV heads, G = H / K query heads per KV head, S head size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from lql.inference.latent import Latent
 from lql.inference.linear import Coarse, Linear
 from lql.inference.norms import HeadNorm, Norm, ProjectionNorm
 from lql.inference.rope import Rope, rotate_
+from lql.inference.taps import HeadHooks
 from vindex.spec import AttentionSpec
 
 # Queries per block. Fewer skip more of the masked half, more make fuller products.
@@ -158,13 +159,16 @@ def _mask(start: int, stop: int, first: int, window: int | None) -> Tensor | Non
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
-def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Tensor:
+def attention(
+    x: Tensor, layer: Attention, cache: LayerCache, step: Step, hooks: HeadHooks | None = None
+) -> Tensor:
     """Attention of the new tokens to themselves and to the cached ones, which they then join.
 
     Args:
         x: float32 [T, D], normed.
         cache: of this layer, or of the earlier one whose keys and values it reads; that one's new
             tokens have joined it in the same step.
+        hooks: sees what the heads attend to and gather, and may change the latter.
 
     Returns:
         float32 [T, D], after the output projection; [Q, D] for a step of Q queries.
@@ -186,13 +190,20 @@ def attention(x: Tensor, layer: Attention, cache: LayerCache, step: Step) -> Ten
         keys, values = keys[:, -asked:], values[:, -asked:]
     if step.coarse is not None:
         q, keys, values = (each.to(torch.bfloat16) for each in (q, keys, values))
+    pattern = None if hooks is None else hooks.pattern
     if len(blocks) == 1 and isinstance(blocks[0].columns, slice):  # all queries and all keys
-        y = _attend(q, keys, values, blocks[0], layer)  # [T, H * S]
+        y = _attend(q, keys, values, blocks[0], layer, pattern)  # [T, H * S]
     else:
-        y = torch.cat([_attend(q[b.rows], *b.of(keys, values), b, layer) for b in blocks])
+        parts = []
+        for b in blocks:
+            seen = pattern if b is blocks[-1] else None
+            parts.append(_attend(q[b.rows], *b.of(keys, values), b, layer, seen))
+        y = torch.cat(parts)
     y = y.float()
     if layer.latent is not None:
         y = layer.latent.outputs(y)
+    if hooks is not None:
+        y = hooks.gathered(y)
     return layer.output(y, step.coarse)
 
 
@@ -219,11 +230,21 @@ def _heads(qkv: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
     return qkv[:, :heads], qkv[:, heads:].transpose(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, layer: Attention) -> Tensor:
-    """A block's queries [B, H, S] with its keys [K, n, S] and values [K, n, S']: [B, H * S']."""
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block: QueryBlock,
+    layer: Attention,
+    pattern: Callable[[Tensor], None] | None,
+) -> Tensor:
+    """A block's queries [B, H, S] with its keys [K, n, S] and values [K, n, S']: [B, H * S'].
+
+    ``pattern`` is called with what the last of them attends to, [H, n].
+    """
     spec, sinks = layer.spec, layer.sinks
     count, kv_heads, size = len(q), *k.shape[::2]
-    if count == 1 and spec.softcap is None and sinks is None:
+    if count == 1 and spec.softcap is None and sinks is None and pattern is None:
         # It sees every key: nothing to mask.
         q = q.view(1, kv_heads, -1, size)  # [1, K, G, S]
         return F.scaled_dot_product_attention(q, k[None], v[None], scale=spec.scale).view(1, -1)
@@ -241,6 +262,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, block: QueryBlock, layer: Attention
         column = sinks.to(scores.dtype).view(kv_heads, -1, 1).repeat_interleave(count, dim=1)
         scores = torch.cat([scores, column], dim=-1)  # [K, G * B, n + 1]
     shares = scores.softmax(dim=-1)[..., : k.shape[1]]
+    if pattern is not None:
+        pattern(shares.view(-1, count, k.shape[1])[:, -1].float())
     y = torch.bmm(shares, v)  # [K, G * B, S']
     y = y.view(kv_heads, -1, count, v.shape[-1]).permute(2, 0, 1, 3)  # [B, K, G, S']
     return y.reshape(count, -1)

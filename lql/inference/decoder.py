@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +27,9 @@ from lql.inference.norms import HiddenNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.placement import CPU
 from lql.inference.rows import is_mapped, torch_view
+from lql.inference.taps import Hooks, Intervene, PatternObserver
+from lql.inference.taps import Observer as Observer
+from lql.inference.taps import Tap as Tap
 from lql.inference.tree import Branches
 from vindex.dtypes import to_float32
 from vindex.source import StoredTensor
@@ -78,25 +79,6 @@ class Weights:
     per_layer: PerLayerEmbeddings | None
 
 
-class Tap(Enum):
-    """A point of a layer that can be observed; every one is float32 [T, D], or [Q, D] after the
-    last keys (see ``Decoder.forward``)."""
-
-    ATTENTION = "attention"  # what attention adds to the residual stream
-    FFN_RESIDUAL = "ffn_residual"  # the residual stream that the FFN's input is made of
-    FFN_INPUT = "ffn_input"  # the normed input of the FFN
-    FFN = "ffn"  # what the FFN adds to the residual stream
-    PER_LAYER = "per_layer"  # what a per-layer embedding adds, in models that have them
-    OUTPUT = "output"  # the residual stream after the layer
-
-
-class Observer(Protocol):
-    """Looks at values of a forward pass. They are only valid during the call: copy to keep."""
-
-    def __call__(self, tap: Tap, layer: int, values: Tensor) -> None:
-        """Called for every tap of every layer, in order of computation."""
-
-
 class Decoder:
     """A model that can be run.
 
@@ -131,6 +113,8 @@ class Decoder:
         coarse: Coarse | None = None,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
+        intervene: Intervene | None = None,
+        patterns: PatternObserver | None = None,
         cancel: CancelToken | None = None,
     ) -> Tensor:
         """Run tokens through all layers, after those in the cache, which they join.
@@ -148,6 +132,8 @@ class Decoder:
             coarse: rounded arithmetic, for tokens of which only keys and values are wanted.
             feed_forward: the rule that evaluates the FFNs.
             observe: called at every tap.
+            intervene: puts other values in the place of some.
+            patterns: called with every layer's attention.
             cancel: checked before every layer.
 
         Returns:
@@ -157,6 +143,7 @@ class Decoder:
             step = self._step(cache.length, cache.length + len(ids), length, coarse)
         else:
             step = self._branched_step(branches)
+        hooks = Hooks.of(observe, intervene, patterns)
         h = self._embed(ids, cache.length, branches)  # [T, D]
         extra = self._per_layer_inputs(ids, h)
         for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
@@ -164,12 +151,16 @@ class Decoder:
                 cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
             if layer.index == self._last_keys and keep is not None and keep < len(ids):
                 step = self._kept(step, cache.length + len(ids), keep)
-            h = _layer(h, layer, layer_cache, step, extra, feed_forward, observe)
+            h = _layer(h, layer, layer_cache, step, extra, feed_forward, hooks)
         cache.length += len(ids)
         return h
 
-    def logits(self, h: Tensor) -> Tensor:
-        """Scores of the next token after rows of the residual stream: [T, D] to [T, V]."""
+    def logits(self, h: Tensor, *, capped: bool = True) -> Tensor:
+        """Scores of the next token after rows of the residual stream: [T, D] to [T, V].
+
+        Args:
+            capped: bent by the model's soft cap, where it has one.
+        """
         if self._weights.final_norm is not None:
             h = self._weights.final_norm(h)
         if self._weights.projections is not None:
@@ -177,23 +168,27 @@ class Decoder:
         logits = self._weights.head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
-        cap = self.spec.logit_softcap
+        cap = self.spec.logit_softcap if capped else None
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
     def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
         """The FFN of a layer, or its experts."""
         return self._weights.layers[layer].feed_forward
 
+    def layer(self, index: int) -> Layer:
+        """The weights of a layer."""
+        return self._weights.layers[index]
+
     def read_through(self, h: Tensor, direction: Tensor, layer: int) -> Tensor:
         """What of a layer's additions to the residual stream a direction of the head's input reads.
 
-        Only for a plain stream.
+        Only for a plain stream, unless no layer follows (``layer`` is L).
 
         Args:
             h: the stream after the last layer, [T, D]; the final norm's scale is taken from it.
             direction: [T, D].
         """
-        assert self.has_plain_stream, "norms between layers would have to be read through as well"
+        assert layer == self.spec.num_layers or self.has_plain_stream, "norms would follow"
         norm = self._weights.final_norm
         read = direction if norm is None else norm.read_through(h, direction)
         for each in self._weights.layers[layer:]:
@@ -290,15 +285,18 @@ def _layer(
     step: Step,
     extra: Tensor | None,
     feed_forward: FeedForwardRule,
-    observe: Observer | None,
+    hooks: Hooks | None,
 ) -> Tensor:
     """One layer: the residual stream [T, D] before it to the one after it.
 
     Where the step is for the last Q queries only, what comes out is [Q, D]. ``extra`` is [T, L, E],
     every layer's own vectors, where the model has per-layer embeddings.
     """
+    index = layer.index
+    if hooks is not None:
+        h = hooks.stream(Tap.INPUT, index, h)
     x = h if layer.attn_norm is None else layer.attn_norm(h)
-    y = attention(x, layer.attention, cache, step)
+    y = attention(x, layer.attention, cache, step, None if hooks is None else hooks.heads(index))
     if step.queries is not None:
         h = h[-step.queries :]
     before = h
@@ -306,17 +304,17 @@ def _layer(
         y = layer.attn_post_norm(y)
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
+    if hooks is not None:
+        y = hooks.value(Tap.ATTENTION, index, y)
     h = h + y
     if layer.attn_sum_norm is not None:
-        h = layer.attn_sum_norm(h)
-    if observe is not None:
-        observe(Tap.ATTENTION, layer.index, y)
+        h = _normed(h, layer.attn_sum_norm, Tap.ATTENTION_NORM, index, hooks)
 
     residual = before if layer.parallel else h
     x = residual if layer.ffn_norm is None else layer.ffn_norm(residual)
-    if observe is not None:
-        observe(Tap.FFN_RESIDUAL, layer.index, residual)
-        observe(Tap.FFN_INPUT, layer.index, x)
+    if hooks is not None:
+        hooks.see(Tap.FFN_RESIDUAL, index, residual)
+        x = hooks.value(Tap.FFN_INPUT, index, x)
     if isinstance(layer.feed_forward, Mixture):
         y = layer.feed_forward(x, residual, feed_forward, step.coarse)
     else:
@@ -325,23 +323,32 @@ def _layer(
         y = layer.ffn_post_norm(y)
     if layer.residual_multiplier != 1.0:
         y.mul_(layer.residual_multiplier)
+    if hooks is not None:
+        y = hooks.value(Tap.FFN, index, y)
     h = h + y
     if layer.ffn_sum_norm is not None:
-        h = layer.ffn_sum_norm(h)
-    if observe is not None:
-        observe(Tap.FFN, layer.index, y)
+        h = _normed(h, layer.ffn_sum_norm, Tap.FFN_NORM, index, hooks)
 
     if layer.per_layer is not None:
         assert extra is not None, "per-layer embeddings are computed for every call"
-        y = layer.per_layer(h, extra[-len(h) :, layer.index])
+        y = layer.per_layer(h, extra[-len(h) :, index])
+        if hooks is not None:
+            y = hooks.value(Tap.PER_LAYER, index, y)
         h = h + y
-        if observe is not None:
-            observe(Tap.PER_LAYER, layer.index, y)
     if layer.scalar is not None:
-        h = h * layer.scalar
-    if observe is not None:
-        observe(Tap.OUTPUT, layer.index, h)
-    return h
+        scaled = h * layer.scalar
+        if hooks is not None:
+            hooks.see(Tap.SCALAR, index, scaled - h)
+        h = scaled
+    return h if hooks is None else hooks.stream(Tap.OUTPUT, index, h)
+
+
+def _normed(h: Tensor, norm: HiddenNorm, tap: Tap, layer: int, hooks: Hooks | None) -> Tensor:
+    """The residual stream after a norm that stands on it."""
+    normed = norm(h)
+    if hooks is not None:
+        hooks.see(tap, layer, normed - h)
+    return normed
 
 
 def _matrices(layer: Layer) -> Iterator[Linear]:

@@ -13,7 +13,9 @@
     ├── PromptNotText         INF08  a prompt that no encoding can write
     ├── SamplingInvalid       INF09  a sampling parameter out of range, or one without effect
     ├── DeviceMissing         INF10  the device asked for is not there
-    └── DeviceMemoryShort     INF11  the device has too little memory for the model
+    ├── DeviceMemoryShort     INF11  the device has too little memory for the model
+    ├── InterventionInvalid   INF12  an intervention at a place that is not there
+    └── TraceOpen             INF13  contributions that do not add up to the residual stream
 
 Facts are attributes; ``message`` is one sentence, ``hint`` the next step. Importing this module
 does not import torch.
@@ -136,3 +138,26 @@ class DeviceMemoryShort(InferenceError):
         super().__init__(message, hint="run it on the CPU: --device cpu, or SET device = cpu;")
         self.needed = needed
         self.free = free
+
+
+class InterventionInvalid(InferenceError):
+    """An intervention names a layer, head, feature or position that is not there, or misfits."""
+
+    code = "INF12"
+
+
+class TraceOpen(InferenceError):
+    """The contributions of a trace do not add up to the residual stream.
+
+    Attributes:
+        gap: the largest distance, relative to the stream's length.
+    """
+
+    code = "INF13"
+
+    def __init__(self, layer: int, gap: float) -> None:
+        super().__init__(
+            f"the parts of layer {layer} miss the residual stream by {gap:.1e} of its length",
+            hint="this is a bug in lql, or the model's numbers overflow: please report it",
+        )
+        self.gap = gap

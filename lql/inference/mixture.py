@@ -65,6 +65,10 @@ class Mixture:
         y = self._experts(beside.experts_norm(residual), residual, rule, coarse)
         return beside.dense_post_norm(rule(x, beside.dense, coarse)) + beside.experts_post_norm(y)
 
+    def experts_output(self, x: Tensor, residual: Tensor, rule: FeedForwardRule) -> Tensor:
+        """What the experts add together, without a norm of their branch, [T, D]."""
+        return self._experts(x, residual, rule, None)
+
     def _experts(
         self, x: Tensor, residual: Tensor, rule: FeedForwardRule, coarse: Coarse | None
     ) -> Tensor:
@@ -87,6 +91,18 @@ class Mixture:
             Features of the layer, int64 [F]; their products with the gate rows, and the factors
             of their down vectors in the sum of all experts, float32 [F].
         """
+        features, gates, activations = [], [], []
+        for part, gate, activation in self.responding(x, residual):
+            first = part.part.first
+            features.append(torch.arange(first, first + part.spec.width, device=x.device))
+            gates.append(gate)
+            activations.append(activation)
+        return torch.cat(features), torch.cat(gates), torch.cat(activations)
+
+    def responding(
+        self, x: Tensor, residual: Tensor
+    ) -> Iterator[tuple[FeedForward, Tensor, Tensor]]:
+        """``responses`` of one FFN after the other: the FFN, its gates and its factors."""
         found: list[tuple[FeedForward, Tensor, Tensor]] = []
         read = x
         if self.beside is not None:
@@ -101,14 +117,9 @@ class Mixture:
                 else self.switch(read).sigmoid_()
             )
             found.append((self.shared, read, weight))
-        features, gates, activations = [], [], []
         for part, part_x, weight in found:
             gate, activation = gates_and_activations(part_x, part)
-            first = part.part.first
-            features.append(torch.arange(first, first + part.spec.width, device=x.device))
-            gates.append(gate[0])
-            activations.append((activation * weight)[0])
-        return torch.cat(features), torch.cat(gates), torch.cat(activations)
+            yield part, gate[0], (activation * weight)[0]
 
     def parts(self) -> Iterator[FeedForward]:
         """Every FFN of the layer."""

@@ -25,10 +25,10 @@ from lql.inference.answers import (
 from lql.inference.conversation import Conversation
 from lql.inference.decoder import Decoder, Tap
 from lql.inference.describing import Describer
-from lql.inference.errors import WeightsInvalid
 from lql.inference.explain import LastPosition
 from lql.inference.feedforward import FeatureWalk, FeedForwardRule, dense
 from lql.inference.generate import Generation
+from lql.inference.interventions import Intervention
 from lql.inference.knn import (
     NOWHERE,
     FactRoute,
@@ -42,8 +42,11 @@ from lql.inference.knn import (
 from lql.inference.placement import CPU, bytes_needed, memory_errors, place
 from lql.inference.precision import ComputeDtype
 from lql.inference.prompt import PromptEncoder
+from lql.inference.ranking import best_tokens
 from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence
+from lql.inference.traces import HeadAttention, Trace
+from lql.inference.tracing import Tracer
 from lql.inference.weights import load_weights
 from lql.syntax_words import Device, PromptMode
 from vindex.source import ModelSource
@@ -98,6 +101,7 @@ class LoadedModel:
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
         self._decoder = Decoder(source.spec, weights, where)
+        self._tracer = Tracer(self._decoder, source, self._best)
         self.resident_bytes: int = self._decoder.resident_bytes
         self.device: str = where.type
         kernels = self._decoder.kernels.items()
@@ -134,6 +138,7 @@ class LoadedModel:
         mode: PromptMode = PromptMode.RAW,
         facts: FactStore | None = None,
         routing: Routing | None = None,
+        interventions: Iterable[Intervention] = (),
         cancel: CancelToken | None = None,
     ) -> Prediction:
         """The most probable next tokens.
@@ -142,13 +147,18 @@ class LoadedModel:
             top: how many, at most V.
             facts: stored facts to answer with, in the place of the model's own ``facts``.
             routing: how they are looked up.
+            interventions: what is changed in the pass; with any, no stored fact answers.
 
         Raises:
             EmptyPrompt, PromptTooLong, TokenOutOfRange, NoChatTemplate, ChatTemplateFailed
+            InterventionInvalid: at a place that is not there.
             WeightsInvalid: the model computes numbers that are not finite.
             Cancelled: between layers.
         """
-        return self._answer(self.encode(prompt, mode), top, facts, routing, cancel)
+        encoded, changes = self.encode(prompt, mode), tuple(interventions)
+        if changes:
+            return self._intervened(encoded, top, changes, cancel)
+        return self._answer(encoded, top, facts, routing, cancel)
 
     def infer_walk(
         self,
@@ -301,10 +311,15 @@ class LoadedModel:
         return Sampling.of_generation_config(self._source.generation_config)
 
     @torch.inference_mode()
-    def logits(self, ids: tuple[int, ...], *, cancel: CancelToken | None = None) -> Floats:
+    def logits(
+        self,
+        ids: tuple[int, ...],
+        *,
+        interventions: Iterable[Intervention] = (),
+        cancel: CancelToken | None = None,
+    ) -> Floats:
         """Next-token logits at every position, float32 [T, V]."""
-        sequence = Sequence(self._decoder, len(ids))
-        h = sequence.read(ids, keep=len(ids), cancel=cancel)
+        h = self._tracer.read(ids, tuple(interventions), cancel=cancel)
         return self._decoder.logits(h).cpu().numpy()
 
     @torch.inference_mode()
@@ -338,6 +353,59 @@ class LoadedModel:
         picked = chosen[torch.arange(len(ids)), torch.tensor(ids)]
         return float(picked.double().sum().exp())
 
+    def trace(
+        self,
+        prompt: str,
+        *,
+        target: str | None = None,
+        all_positions: bool = False,
+        mode: PromptMode = PromptMode.RAW,
+        interventions: Iterable[Intervention] = (),
+        heads: bool = False,
+        features: int = 0,
+        top: int = 5,
+        cancel: CancelToken | None = None,
+    ) -> Trace:
+        """Take a forward pass apart; stored facts have no say in it. See ``Tracer.trace``."""
+        ids = () if target is None else self.target_ids(target)
+        return self._tracer.trace(
+            self.encode(prompt, mode),
+            ids,
+            all_positions=all_positions,
+            interventions=tuple(interventions),
+            heads=heads,
+            features=features,
+            top=top,
+            cancel=cancel,
+        )
+
+    def direction(self, text: str, minus: str | None = None) -> Floats:
+        """A direction of the residual stream that raises the logit of a text's first token.
+
+        Args:
+            minus: a text whose first token's logit it lowers as much.
+
+        Returns:
+            float32 [D], of length 1: rows of the head, the final norm's weight multiplied in.
+
+        Raises:
+            InterventionInvalid: both texts begin with the same token.
+        """
+        return self._tracer.direction(
+            self.target_ids(text)[0], None if minus is None else self.target_ids(minus)[0]
+        )
+
+    def attention(
+        self,
+        prompt: str,
+        *,
+        top: int = 3,
+        mode: PromptMode = PromptMode.RAW,
+        cancel: CancelToken | None = None,
+    ) -> tuple[HeadAttention, ...]:
+        """What every head attends to at a prompt's last position: its ``top`` tokens."""
+        return self._tracer.attention(self.encode(prompt, mode), top, cancel)
+
     def target_ids(self, target: str, *, spaced: bool = True) -> tuple[int, ...]:
         """The tokens of a text as it goes on after another, behind a space if ``spaced``."""
         return tuple(continuation(self._encoder.tokenizer, target, spaced=spaced))
@@ -355,6 +423,19 @@ class LoadedModel:
         encoded = self.encode(prompt)
         Sequence(self._decoder, len(encoded.ids)).read(encoded.ids, observe=observe, cancel=cancel)
         return kept[-1].cpu().numpy()
+
+    @torch.inference_mode()
+    def _intervened(
+        self,
+        encoded: Encoded,
+        top: int,
+        changes: tuple[Intervention, ...],
+        cancel: CancelToken | None,
+    ) -> Prediction:
+        started = time.perf_counter()
+        h = self._tracer.read(encoded.ids, changes, cancel=cancel)[-1:]
+        logits = self._decoder.logits(h)[0].cpu()
+        return Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
 
     @torch.inference_mode()
     def _answer(
@@ -406,24 +487,7 @@ class LoadedModel:
         return Prediction(encoded, self._best(logits, top), seconds), logits
 
     def _best(self, logits: Tensor, count: int) -> tuple[TokenScore, ...]:
-        """The ``count`` best tokens of logits [V]; equal ones by rising id."""
-        count = min(count, logits.shape[0])
-        lowest = logits.topk(count).values[-1]
-        found = (logits >= lowest).nonzero()[:, 0]  # ids ascending, more than count if some tie
-        order = logits[found].sort(descending=True, stable=True).indices[:count]
-        best = found[order]
-        scores, total = logits[best], logits.logsumexp(0)
-        if not torch.isfinite(total):
-            raise WeightsInvalid(
-                "the forward pass gives numbers that are not finite",
-                hint="verify the vindex: its weights may be damaged",
-            )
-        return tuple(
-            TokenScore(rank, self.token_text(token), token, probability, logit)
-            for rank, (token, probability, logit) in enumerate(
-                zip(best.tolist(), (scores - total).exp().tolist(), scores.tolist(), strict=True), 1
-            )
-        )
+        return best_tokens(logits, count, self.token_text)
 
 
 def _largest(differences: Tensor) -> float:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from lql.cancel import CancelToken
 from lql.inference.cache import KvCache
-from lql.inference.decoder import Decoder, Observer
+from lql.inference.decoder import Decoder
 from lql.inference.errors import EmptyPrompt, PromptTooLong, TokenOutOfRange
 from lql.inference.feedforward import FeedForwardRule, dense
 from lql.inference.placement import out_of_memory
+from lql.inference.taps import Intervene, Observer, PatternObserver
 from vindex.spec import ModelSpec, RopeScaling
 
 # A long prompt is read in two parts: all but its last tokens in rounded arithmetic, then those
@@ -101,6 +102,8 @@ class Sequence:
         keep: int = 1,
         feed_forward: FeedForwardRule = dense,
         observe: Observer | None = None,
+        intervene: Intervene | None = None,
+        patterns: PatternObserver | None = None,
         cancel: CancelToken | None = None,
     ) -> Tensor:
         """Append tokens and run them.
@@ -110,6 +113,7 @@ class Sequence:
             keep: how many of the last tokens' outputs are wanted, 1..T; those are exact.
             feed_forward, observe, cancel: see ``Decoder.forward``. Observers see the kept tokens,
                 and before them those of the others that the layer is run for.
+            intervene, patterns: see ``Decoder.forward``; with ``intervene`` keep all tokens.
 
         Returns:
             The residual stream at the last ``keep`` tokens, float32 [keep, D].
@@ -120,7 +124,7 @@ class Sequence:
         """
         self._check(ids)
         try:
-            return self._read(ids, keep, feed_forward, observe, cancel)
+            return self._read(ids, keep, feed_forward, observe, intervene, patterns, cancel)
         except BaseException as error:  # some layers have joined the cache and some have not
             self._end_at(len(self._ids))
             if isinstance(error, torch.OutOfMemoryError):
@@ -133,6 +137,8 @@ class Sequence:
         keep: int,
         feed_forward: FeedForwardRule,
         observe: Observer | None,
+        intervene: Intervene | None,
+        patterns: PatternObserver | None,
         cancel: CancelToken | None,
     ) -> Tensor:
         if self._ids and self._decoder.rotations_change(len(self._ids), len(self._ids) + len(ids)):
@@ -149,6 +155,8 @@ class Sequence:
             keep=keep,
             feed_forward=feed_forward,
             observe=observe,
+            intervene=intervene,
+            patterns=patterns,
             cancel=cancel,
         )
         self._ids += ids
