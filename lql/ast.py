@@ -398,6 +398,16 @@ class Copy(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Plot(Node):
+    """``PLOT statement [TO path] [OVERWRITE]``: runs the statement and draws its result."""
+
+    title: ClassVar[str] = "PLOT"
+    statement: Describe | Infer | ExplainInfer | Trace | Insert | Delete | Update
+    target: TextSlot | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SetOption(Node):
     """``SET option = value``."""
 
@@ -433,6 +443,7 @@ Statement: TypeAlias = (
     | Trace
     | Select
     | Copy
+    | Plot
     | Insert
     | Delete
     | Update

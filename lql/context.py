@@ -40,6 +40,7 @@ class State:
         overlay: the edits over ``source``.
         edited: ``source`` with the feature edits of a view, while that view is the current one.
         answering: the view whose facts ``model`` answers with.
+        pictures: whoever gets the results can show a picture.
     """
 
     source: Vindex | CheckpointSource | None = None
@@ -51,6 +52,7 @@ class State:
     overlay: Overlay = field(default_factory=Overlay)
     edited: tuple[EditView, EditedVindex] | None = None
     answering: EditView | None = None
+    pictures: bool = False
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""

@@ -253,13 +253,19 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "DISCARD PATCH", "DISCARD PATCH", "drop the edits that are in no file", "DISCARD PATCH"
     ),
     StatementHelp("UNDO", "UNDO [n]", "take back the last edits", "UNDO 2"),
+    StatementHelp(
+        "PLOT",
+        'PLOT statement [TO "file.png"|"file.svg"|"file.html"] [OVERWRITE]',
+        "draw the result of a statement",
+        'PLOT EXPLAIN INFER "The capital of France is" TO "lens.svg"',
+    ),
     StatementHelp("SET", "SET option = value", "change how the session works", "SET device = cuda"),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "PLOT", "STEER")
+RESERVED = ("ABLATE", "ASSERT", "INCLUDE", "STEER")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("USE", "TRACE"),)

@@ -324,14 +324,30 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
 }
 
 
+_DRAWN = (
+    *(ast.Describe, ast.Infer, ast.ExplainInfer, ast.Trace),
+    *(ast.Insert, ast.Delete, ast.Update),
+)
+PLOTS = build(
+    ast.Plot,
+    statement=st.one_of(*(PLAIN[cls] for cls in _DRAWN)),
+    target=maybe(texts(Slot.OUTPUT_PATH)),
+    overwrite=FLAG,
+)
+
+
 def _explains(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     plan = inner.filter(lambda node: not isinstance(node, ast.Walk | ast.Infer))
     return st.builds(ast.Explain, plan) | st.builds(ast.Explain, inner, st.just(True))
 
 
-_ANY_PLAIN = st.one_of(*PLAIN.values())
+_ANY_PLAIN = st.one_of(*PLAIN.values(), PLOTS)
 EXPLAINS = _explains(_ANY_PLAIN | _explains(_ANY_PLAIN))
-STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {**PLAIN, ast.Explain: EXPLAINS}
+STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {
+    **PLAIN,
+    ast.Plot: PLOTS,
+    ast.Explain: EXPLAINS,
+}
 SCRIPTS = st.lists(
     st.lists(st.one_of(*STATEMENTS.values()), min_size=1, max_size=3).map(
         lambda statements: ast.Pipeline(tuple(statements))
