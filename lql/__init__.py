@@ -32,6 +32,7 @@ _HOMES = {
     "Result": "lql.results:Result",
     "Session": "lql.session:Session",
     "connect": "lql.session:connect",
+    "load_ipython_extension": "lql.notebook:load_ipython_extension",  # %load_ext lql
     "open": "lql.session:open_session",
     "parse": "lql.parser:parse",
     "unparse": "lql.unparse:unparse",

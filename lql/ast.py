@@ -404,6 +404,16 @@ class Copy(Node):
     overwrite: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Plot(Node):
+    """``PLOT statement [TO path] [OVERWRITE]``: runs the statement and draws its result."""
+
+    title: ClassVar[str] = "PLOT"
+    statement: Describe | Infer | ExplainInfer | Trace | Insert | Delete | Update
+    target: TextSlot | None = None
+    overwrite: bool = False
+
+
 Statement: TypeAlias = (
     Extract
     | UseVindex
@@ -431,6 +441,7 @@ Statement: TypeAlias = (
     | Trace
     | Select
     | Copy
+    | Plot
     | Insert
     | Delete
     | Update

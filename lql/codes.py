@@ -84,6 +84,9 @@ class Code(Enum):
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")
     NOT_ONE_VALUE = ("LQL0573", "the SELECT of an ASSERT gives no single value")
 
+    NO_PICTURE = ("LQL0590", "a result that there is no picture of")
+    PICTURE_NOWHERE = ("LQL0591", "PLOT without TO where nothing can show a picture")
+
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")
     VINDEX_INCOMPLETE = ("LQL0603", "the vindex lacks tensors or files")

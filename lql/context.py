@@ -41,6 +41,7 @@ class State:
         edited: ``source`` with the feature edits of a view, while that view is the current one.
         answering: the view whose facts ``model`` answers with.
         variables: what SET gave names, in lower case; they outlive USE.
+        pictures: whoever gets the results can show a picture.
     """
 
     source: Vindex | CheckpointSource | None = None
@@ -53,6 +54,7 @@ class State:
     edited: tuple[EditView, EditedVindex] | None = None
     answering: EditView | None = None
     variables: dict[str, str | int | float] = field(default_factory=dict)
+    pictures: bool = False
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""

@@ -46,10 +46,17 @@ class Session(Closing):
     Args:
         progress: told about long work such as EXTRACT.
         device: where models run, until SET device says otherwise.
+        pictures: whoever gets the results can show a picture, so PLOT needs no file.
     """
 
-    def __init__(self, *, progress: Progress | None = None, device: Device = Device.CPU) -> None:
-        self._state = State(device=device)
+    def __init__(
+        self,
+        *,
+        progress: Progress | None = None,
+        device: Device = Device.CPU,
+        pictures: bool = False,
+    ) -> None:
+        self._state = State(device=device, pictures=pictures)
         self._progress = progress or NullProgress()
 
     @property

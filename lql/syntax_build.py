@@ -131,6 +131,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "save_clause": ("save", _only),
     "distinct_clause": ("distinct", _flag),
     "overwrite_clause": ("overwrite", _flag),
+    "picture_clause": ("target", _only),
     "group_clause": ("group_by", _all),
     "having_clause": ("having", _only),
     "order_clause": ("order_by", _all),
@@ -401,6 +402,7 @@ def _cover(nodes: list[ast.Node]) -> Span:
 
 STATEMENTS: Mapping[str, type[ast.Node]] = {
     "copy": ast.Copy,
+    "plot": ast.Plot,
     "extract": ast.Extract,
     "use_vindex": ast.UseVindex,
     "use_model": ast.UseModel,

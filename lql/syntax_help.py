@@ -273,12 +273,17 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "run the statements of another file here",
         'INCLUDE "facts.lql"',
     ),
+        "PLOT",
+        'PLOT statement [TO "file.png"|"file.svg"|"file.html"] [OVERWRITE]',
+        "draw the result of a statement",
+        'PLOT EXPLAIN INFER "The capital of France is" TO "lens.svg"',
+    ),
 )
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
 
-RESERVED = ("ABLATE", "PLOT", "STEER")
+RESERVED = ("ABLATE", "STEER")
 """Words that later versions will begin statements with."""
 
 RESERVED_FORMS = (("USE", "TRACE"),)

@@ -58,6 +58,9 @@ def _statement(node: ast.Statement) -> str:
         case ast.Copy():
             query = f"COPY ({_select(node.query)})"
             return _join(query, _slot("TO", node.target), _flag("OVERWRITE", node.overwrite))
+        case ast.Plot():
+            drawn = f"PLOT {_statement(node.statement)}"
+            return _join(drawn, _slot("TO", node.target), _flag("OVERWRITE", node.overwrite))
         case ast.Insert():
             return _insert(node)
         case ast.Explain():

@@ -48,6 +48,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.copy import run as run_copy
 
             return run_copy(statement, context)
+        case ast.Plot():
+            from lql.execute.plot import run as run_plot
+
+            return run_plot(statement, context)
         case ast.Walk() | ast.ExplainWalk():
             from lql.execute.walk import run as run_walk
 

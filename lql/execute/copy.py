@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lql import ast
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlRuntimeError, LqlTypeError
+from lql.errors import LqlTypeError
 from lql.execute.select import select_rows
-from lql.execute.slots import text
+from lql.execute.staging import staged, target_path
 from lql.results.exact import cell, dumps
 from lql.results.table import CopyResult, TableResult
 from lql.tables.engine import write_parquet
-from vindex.commit import sync_directory, sync_file
 
 
 def run(statement: ast.Copy, context: Context) -> CopyResult:
     """Run COPY."""
-    if "\0" in text(statement.target):
-        raise LqlTypeError(
-            Diagnostic(Code.WRONG_TYPE, "no path holds a NUL", span=statement.target.span)
-        )
-    target = Path(text(statement.target)).expanduser()
+    target = target_path(statement.target)
     suffix = target.suffix.lower()
     if suffix not in _WRITERS:
         raise _unknown_format(target, statement.target)
-    if not statement.overwrite:
-        _refuse_existing(target, statement.target)
-    with _staged(target, statement) as stage:
+    with staged(target, statement.target, overwrite=statement.overwrite) as stage:
         result = select_rows(statement.query, context, statement.title)
         _WRITERS[suffix](result, stage)
         context.cancel.check("before the file appears")
@@ -45,25 +35,6 @@ def run(statement: ast.Copy, context: Context) -> CopyResult:
         rows_written=len(result.values),
         size_bytes=target.stat().st_size,
     )
-
-
-@contextmanager
-def _staged(target: Path, statement: ast.Copy) -> Iterator[Path]:
-    """A file beside the target that takes its place when everything is on the disk."""
-    stage = target.parent / f".{target.name}.stage-{secrets.token_hex(8)}"
-    try:
-        open(stage, "xb").close()  # refused here, if at all, and not after a long query
-        yield stage
-        with open(stage, "rb") as written:
-            sync_file(written.fileno())
-        if not statement.overwrite:
-            _refuse_existing(target, statement.target)
-        os.replace(stage, target)
-        sync_directory(target.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
-    finally:
-        stage.unlink(missing_ok=True)
 
 
 def _csv(result: TableResult, path: Path) -> None:
@@ -92,18 +63,6 @@ _WRITERS: Mapping[str, Callable[[TableResult, Path], None]] = {
     ".json": _json,
     ".jsonl": _jsonl,
 }
-
-
-def _refuse_existing(target: Path, slot: ast.TextSlot) -> None:
-    if os.path.lexists(target):
-        raise LqlRuntimeError(
-            Diagnostic(
-                Code.TARGET_EXISTS,
-                f"{target} exists",
-                span=slot.span,
-                helps=("choose another path, or add OVERWRITE",),
-            )
-        )
 
 
 def _unknown_format(target: Path, slot: ast.TextSlot) -> LqlTypeError:

@@ -8,7 +8,7 @@ two shapes, ``to_rows`` (flat, one table; csv, tsv and jsonl print it) and ``to_
 form    types                                                             ``--format json``
 ======  ================================================================  =========================
 ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
-RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Info         one object
+RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Plot, Info   one object
 STATUS  Use, Set, DefineRelation, Assert                                  nothing; a note on stderr
 ======  ================================================================  =========================
 

@@ -153,7 +153,7 @@ class Result(ABC):
 
         return polars_frame(self.columns, self.to_rows())
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """The rows as a notebook shows them."""
         from lql.results.html import html_table
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lql.results.base import Column, Form, Kind, Result, Unit, fields_of
+from lql.results.pictures import LensCell, LensMap
 
 TOKEN_COLUMNS = (
     Column("rank", Kind.INTEGER),
@@ -275,6 +276,17 @@ class ExplainInferResult(Result):
             if not layer.features:
                 rows.append(ExplainInferRow(*head, None, None, None, None, None, None))
         return tuple(rows)
+
+    def lens_map(self) -> LensMap:
+        """The lens at the last position, layer by layer."""
+        return LensMap(
+            title=self.prompt,
+            tokens=tuple(token.token for token in self.prompt_tokens[-1:]),
+            layers=tuple(layer.layer for layer in self.layers),
+            cells=tuple(
+                (LensCell(layer.lens.token, layer.lens.probability),) for layer in self.layers
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Tokens, layers with their features, prediction."""

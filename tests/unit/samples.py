@@ -32,6 +32,7 @@ from lql.results.forward import (
     FactRow as AnswerFact,
 )
 from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult, UseResult
+from lql.results.pictures import PlotResult
 from lql.results.show import BandRow, StatsResult
 from lql.results.table import CopyResult, TableResult
 
@@ -208,6 +209,7 @@ EVERY: tuple[Result, ...] = (
     EXPLAIN,
     TABLE,
     CopyResult(path="x.csv", format="csv", rows_written=2, size_bytes=99),
+    PlotResult(statement="EXPLAIN INFER", kind="lens", path="x.png", size_bytes=99),
     STATS,
     EXTRACT,
     INFO,

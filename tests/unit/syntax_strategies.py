@@ -346,15 +346,28 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
 }
 
 
+_DRAWN = (
+    *(ast.Describe, ast.Infer, ast.ExplainInfer, ast.Trace),
+    *(ast.Insert, ast.Delete, ast.Update),
+)
+PLOTS = build(
+    ast.Plot,
+    statement=st.one_of(*(PLAIN[cls] for cls in _DRAWN)),
+    target=maybe(texts(Slot.OUTPUT_PATH)),
+    overwrite=FLAG,
+)
+
+
 def _explains(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     plan = inner.filter(lambda node: not isinstance(node, ast.Walk | ast.Infer))
     return st.builds(ast.Explain, plan) | st.builds(ast.Explain, inner, st.just(True))
 
 
-_ANY_PLAIN = st.one_of(*PLAIN.values())
+_ANY_PLAIN = st.one_of(*PLAIN.values(), PLOTS)
 EXPLAINS = _explains(_ANY_PLAIN | _explains(_ANY_PLAIN))
 STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {
     **PLAIN,
+    ast.Plot: PLOTS,
     ast.Explain: EXPLAINS,
     ast.Include: st.builds(ast.Include, texts(Slot.SCRIPT_PATH)),
 }
