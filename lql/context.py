@@ -32,7 +32,8 @@ class State:
 
     Attributes:
         source: the current vindex, or the model of USE MODEL.
-        model: its weights, once a statement has needed them.
+        loaded: the weights of ``source``, once a statement has needed them.
+        model: those weights with the features of the overlay's view edited.
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
@@ -43,6 +44,7 @@ class State:
     """
 
     source: Vindex | CheckpointSource | None = None
+    loaded: LoadedModel | None = None
     model: LoadedModel | None = None
     device: Device = Device.CPU
     tables: ModelTables | None = None
@@ -61,7 +63,7 @@ class State:
             raise
         old = self.source
         self._forget_tables()
-        self.source, self.model, self.asking = source, None, None
+        self.source, self.loaded, self.model, self.asking = source, None, None, None
         self.overlay, self.edited, self.answering = overlay, None, None
         if old is not None:
             old.close()
@@ -87,11 +89,11 @@ class State:
     def run_on(self, device: Device) -> None:
         """Run models there from now on; weights that are elsewhere are loaded again when needed."""
         if device is not self.device:
-            self.device, self.model, self.asking = device, None, None
+            self.device, self.loaded, self.model, self.asking = device, None, None, None
 
     def close(self) -> None:
         """Let go of everything."""
-        self.model = self.asking = None
+        self.loaded = self.model = self.asking = None
         self.edited = None
         self._forget_tables()
         if self.source is not None:
@@ -207,15 +209,18 @@ class Context:
         if isinstance(source, Vindex):
             source.require(ExtractLevel.INFERENCE, title)
         effective = self.state.effective() or source
-        if self.state.model is None:
+        view = self.state.overlay.view
+        if self.state.loaded is None:
             from lql.inference import load
 
             started = time.perf_counter()
-            self.state.model = load(effective, device=self.state.device, cancel=self.cancel)
+            self.state.loaded = load(source, device=self.state.device, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
+        if self.state.model is None:
+            loaded = self.state.loaded
+            self.state.model = loaded.edited(view.features, effective) if view.features else loaded
             self.state.answering = None
         self.device = self.state.model.device
-        view = self.state.overlay.view
         if self.state.answering is not view:
             from lql.inference.knn import FactStore
 

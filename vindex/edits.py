@@ -153,6 +153,7 @@ class FeatureEdit:
         gate, up, down: vectors in the place of the stored ones, or ``None``.
         writes: token in the place of the described one, or ``None``.
         relation: the relation of the fact that was written into it, or ``None``.
+        entity, target, confidence: likewise; ``entity`` is ``None`` where no fact was written.
     """
 
     off: bool = False
@@ -161,6 +162,9 @@ class FeatureEdit:
     down: Vector | None = None
     writes: WrittenToken | None = None
     relation: str | None = None
+    entity: str | None = None
+    target: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,14 @@ def _edited(before: FeatureEdit, operation: FeatureOperation) -> FeatureEdit:
             writes = operation.writes or WrittenToken(
                 operation.target, 0, 0.9 if operation.confidence is None else operation.confidence
             )
-            before = replace(before, off=False, relation=operation.relation)
+            before = replace(
+                before,
+                off=False,
+                relation=operation.relation,
+                entity=operation.entity or None,
+                target=operation.target,
+                confidence=operation.confidence,
+            )
         case ChangeFeature():
             writes = operation.writes or before.writes
         case _:
