@@ -228,6 +228,24 @@ class Context:
             self.state.answering = view
         return self.state.model
 
+    def model_with(self, view: EditView, title: str) -> LoadedModel:
+        """The model as ``model`` gives it, with the features of another view in place of its own.
+
+        Its own ``facts`` are those of the view in effect.
+        """
+        model = self.model(title)
+        if view.features == self.state.overlay.view.features:
+            return model
+        assert self.state.loaded is not None, "the model has just been loaded"
+        if not view.features:
+            return self.state.loaded
+        from vindex.edited import EditedVindex
+        from vindex.store import Vindex
+
+        assert isinstance(self.state.source, Vindex), "only a vindex is edited"
+        edited = EditedVindex(self.state.source, view.features)
+        return self.state.loaded.edited(view.features, edited)
+
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.
 

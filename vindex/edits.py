@@ -168,6 +168,34 @@ class FeatureEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class ComposedFact:
+    """A fact that features hold (INSERT … MODE COMPOSE).
+
+    Attributes:
+        slots: its features, one for each token of the target, in that order.
+    """
+
+    entity: str
+    relation: str
+    target: str
+    confidence: float
+    slots: tuple[Slot, ...]
+
+    @property
+    def layer(self) -> int:
+        """Where its first feature is."""
+        return self.slots[0][0]
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact."""
+        return fact_name(self.entity, self.relation)
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
 class EditView:
     """The effective edits over a base: what every statement reads.
 
@@ -181,6 +209,21 @@ class EditView:
 
     def __bool__(self) -> bool:
         return bool(self.facts or self.features)
+
+    @property
+    def composed(self) -> Mapping[FactName, ComposedFact]:
+        """The facts that edited features hold, by name."""
+        found: dict[FactName, ComposedFact] = {}
+        for slot, edit in self.features.items():
+            if edit.entity is None or edit.target is None:
+                continue
+            confidence = 1.0 if edit.confidence is None else edit.confidence
+            fact = ComposedFact(edit.entity, edit.relation or "", edit.target, confidence, (slot,))
+            known = found.get(fact.name)
+            if known is not None and known.target == fact.target:
+                fact = replace(fact, slots=(*known.slots, slot))
+            found[fact.name] = fact
+        return found
 
 
 def fact_name(entity: str, relation: str) -> FactName:
