@@ -79,6 +79,8 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    TOO_MANY_ROWS = ("LQL0540", "a statement would touch more rows than it may without saying so")
+    NO_FREE_FEATURE = ("LQL0541", "every feature of the layer is in use")
     ASSERTION_FAILED = ("LQL0570", "what ASSERT says does not hold")
     INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")

@@ -32,7 +32,8 @@ class State:
 
     Attributes:
         source: the current vindex, or the model of USE MODEL.
-        model: its weights, once a statement has needed them.
+        loaded: the weights of ``source``, once a statement has needed them.
+        model: those weights with the features of the overlay's view edited.
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
@@ -45,6 +46,7 @@ class State:
     """
 
     source: Vindex | CheckpointSource | None = None
+    loaded: LoadedModel | None = None
     model: LoadedModel | None = None
     device: Device = Device.CPU
     tables: ModelTables | None = None
@@ -65,7 +67,7 @@ class State:
             raise
         old = self.source
         self._forget_tables()
-        self.source, self.model, self.asking = source, None, None
+        self.source, self.loaded, self.model, self.asking = source, None, None, None
         self.overlay, self.edited, self.answering = overlay, None, None
         if old is not None:
             old.close()
@@ -91,11 +93,11 @@ class State:
     def run_on(self, device: Device) -> None:
         """Run models there from now on; weights that are elsewhere are loaded again when needed."""
         if device is not self.device:
-            self.device, self.model, self.asking = device, None, None
+            self.device, self.loaded, self.model, self.asking = device, None, None, None
 
     def close(self) -> None:
         """Let go of everything."""
-        self.model = self.asking = None
+        self.loaded = self.model = self.asking = None
         self.edited = None
         self._forget_tables()
         if self.source is not None:
@@ -211,21 +213,42 @@ class Context:
         if isinstance(source, Vindex):
             source.require(ExtractLevel.INFERENCE, title)
         effective = self.state.effective() or source
-        if self.state.model is None:
+        view = self.state.overlay.view
+        if self.state.loaded is None:
             from lql.inference import load
 
             started = time.perf_counter()
-            self.state.model = load(effective, device=self.state.device, cancel=self.cancel)
+            self.state.loaded = load(source, device=self.state.device, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
+        if self.state.model is None:
+            loaded = self.state.loaded
+            self.state.model = loaded.edited(view.features, effective) if view.features else loaded
             self.state.answering = None
         self.device = self.state.model.device
-        view = self.state.overlay.view
         if self.state.answering is not view:
             from lql.inference.knn import FactStore
 
             self.state.model.facts = FactStore(tuple(view.facts.values()))
             self.state.answering = view
         return self.state.model
+
+    def model_with(self, view: EditView, title: str) -> LoadedModel:
+        """The model as ``model`` gives it, with the features of another view in place of its own.
+
+        Its own ``facts`` are those of the view in effect.
+        """
+        model = self.model(title)
+        if view.features == self.state.overlay.view.features:
+            return model
+        assert self.state.loaded is not None, "the model has just been loaded"
+        if not view.features:
+            return self.state.loaded
+        from vindex.edited import EditedVindex
+        from vindex.store import Vindex
+
+        assert isinstance(self.state.source, Vindex), "only a vindex is edited"
+        edited = EditedVindex(self.state.source, view.features)
+        return self.state.loaded.edited(view.features, edited)
 
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.

@@ -67,13 +67,13 @@ class Session(Closing):
     @property
     def device(self) -> str:
         """Where the loaded model runs; before one is loaded, what was asked for."""
-        model = self._state.model
+        model = self._state.loaded
         return self._state.device.value if model is None else model.device
 
     @property
     def loaded(self) -> bool:
         """Whether the weights of what is in use are in memory."""
-        return self._state.model is not None
+        return self._state.loaded is not None
 
     def run(
         self,

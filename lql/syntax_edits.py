@@ -18,7 +18,7 @@ from lql.syntax_nodes import (
     Requirement,
     TextSlot,
 )
-from lql.syntax_words import Check, InsertMode
+from lql.syntax_words import Check, InsertMode, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Insert(Node):
     confidence: NumberSlot | None = None
     alpha: NumberSlot | None = None
     mode: InsertMode | None = None
+    evict: bool = False
     aliases: tuple[TextSlot, ...] = ()
     check: Check | None = None
     require: tuple[Requirement, ...] = ()
@@ -42,21 +43,27 @@ class Insert(Node):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Node):
-    """``DELETE FROM EDGES WHERE … [CHECK …] [REQUIRE …]``."""
+    """``DELETE FROM table WHERE … [LIMIT n | ALL] [CHECK …] [REQUIRE …]``."""
 
     title: ClassVar[str] = "DELETE"
     where: Condition
+    table: Table = Table.EDGES
+    limit: IntegerSlot | None = None
+    all_rows: bool = False
     check: Check | None = None
     require: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Update(Node):
-    """``UPDATE EDGES SET column = value, … WHERE …``. No column is assigned twice."""
+    """``UPDATE table SET column = value, … WHERE …``. No column is assigned twice."""
 
     title: ClassVar[str] = "UPDATE"
     assignments: tuple[Assignment, ...]
     where: Condition
+    table: Table = Table.EDGES
+    limit: IntegerSlot | None = None
+    all_rows: bool = False
     check: Check | None = None
     require: tuple[Requirement, ...] = ()
 

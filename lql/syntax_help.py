@@ -197,7 +197,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "INSERT",
         'INSERT INTO EDGES (entity, relation, target) VALUES ("e", "r", "t"), … | FROM "file.csv" '
-        '[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE] [ALIAS "name", …] '
+        '[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE] [EVICT] [ALIAS "name", …] '
         "[CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
         "teach facts",
         "INSERT INTO EDGES (entity, relation, target) "
@@ -205,15 +205,16 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "DELETE",
-        "DELETE FROM EDGES WHERE condition [CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
-        "remove edges",
+        "DELETE FROM EDGES|FEATURES WHERE condition [LIMIT n | ALL] [CHECK NONE|QUICK|FULL] "
+        "[REQUIRE measure >= x AND …]",
+        "remove inserted facts, switch features off",
         'DELETE FROM EDGES WHERE entity = "Atlantis"',
     ),
     StatementHelp(
         "UPDATE",
-        "UPDATE EDGES SET column = value, … WHERE condition [CHECK NONE|QUICK|FULL] "
-        "[REQUIRE measure >= x AND …]",
-        "change edges",
+        "UPDATE EDGES|FEATURES SET column = value, … WHERE condition [LIMIT n | ALL] "
+        "[CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
+        "change inserted facts, turn features to other tokens",
         'UPDATE EDGES SET target = "London" WHERE entity = "John Coyle"',
     ),
     StatementHelp(
@@ -273,6 +274,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "run the statements of another file here",
         'INCLUDE "facts.lql"',
     ),
+    StatementHelp(
         "PLOT",
         'PLOT statement [TO "file.png"|"file.svg"|"file.html"] [OVERWRITE]',
         "draw the result of a statement",

@@ -98,10 +98,14 @@ def _statement(node: ast.Statement) -> str:
         ):
             return _lifecycle(node)
         case ast.Delete():
-            return _join("DELETE FROM EDGES", _where(node.where), _report(node))
+            rows = _join(_slot("LIMIT", node.limit), _flag("ALL", node.all_rows))
+            table = node.table.value
+            return _join("DELETE FROM", table, _where(node.where), rows, _report(node))
         case ast.Update():
             changes = _list(f"{_value(a.column)} = {_value(a.value)}" for a in node.assignments)
-            return _join("UPDATE EDGES SET", changes, _where(node.where), _report(node))
+            rows = _join(_slot("LIMIT", node.limit), _flag("ALL", node.all_rows))
+            head = f"UPDATE {node.table.value} SET {changes}"
+            return _join(head, _where(node.where), rows, _report(node))
         case ast.Rebalance():
             return _join(
                 node.title,
@@ -369,6 +373,7 @@ def _insert(node: ast.Insert) -> str:
         _slot("CONFIDENCE", node.confidence),
         _slot("ALPHA", node.alpha),
         _name("MODE", node.mode),
+        _flag("EVICT", node.evict),
         f"ALIAS {_list(map(_value, node.aliases))}" if node.aliases else "",
         _report(node),
     )

@@ -153,6 +153,7 @@ class FeatureEdit:
         gate, up, down: vectors in the place of the stored ones, or ``None``.
         writes: token in the place of the described one, or ``None``.
         relation: the relation of the fact that was written into it, or ``None``.
+        entity, target, confidence: likewise; ``entity`` is ``None`` where no fact was written.
     """
 
     off: bool = False
@@ -161,6 +162,37 @@ class FeatureEdit:
     down: Vector | None = None
     writes: WrittenToken | None = None
     relation: str | None = None
+    entity: str | None = None
+    target: str | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedFact:
+    """A fact that features hold (INSERT … MODE COMPOSE).
+
+    Attributes:
+        slots: its features, one for each token of the target, in that order.
+    """
+
+    entity: str
+    relation: str
+    target: str
+    confidence: float
+    slots: tuple[Slot, ...]
+
+    @property
+    def layer(self) -> int:
+        """Where its first feature is."""
+        return self.slots[0][0]
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact."""
+        return fact_name(self.entity, self.relation)
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +209,21 @@ class EditView:
 
     def __bool__(self) -> bool:
         return bool(self.facts or self.features)
+
+    @property
+    def composed(self) -> Mapping[FactName, ComposedFact]:
+        """The facts that edited features hold, by name."""
+        found: dict[FactName, ComposedFact] = {}
+        for slot, edit in self.features.items():
+            if edit.entity is None or edit.target is None:
+                continue
+            confidence = 1.0 if edit.confidence is None else edit.confidence
+            fact = ComposedFact(edit.entity, edit.relation or "", edit.target, confidence, (slot,))
+            known = found.get(fact.name)
+            if known is not None and known.target == fact.target:
+                fact = replace(fact, slots=(*known.slots, slot))
+            found[fact.name] = fact
+        return found
 
 
 def fact_name(entity: str, relation: str) -> FactName:
@@ -219,7 +266,14 @@ def _edited(before: FeatureEdit, operation: FeatureOperation) -> FeatureEdit:
             writes = operation.writes or WrittenToken(
                 operation.target, 0, 0.9 if operation.confidence is None else operation.confidence
             )
-            before = replace(before, off=False, relation=operation.relation)
+            before = replace(
+                before,
+                off=False,
+                relation=operation.relation,
+                entity=operation.entity or None,
+                target=operation.target,
+                confidence=operation.confidence,
+            )
         case ChangeFeature():
             writes = operation.writes or before.writes
         case _:

@@ -15,7 +15,7 @@ class InsertedEdge:
 
     Attributes:
         score: the confidence that it was inserted with, 0..1.
-        layer: where it is recognised; it has no feature.
+        layer: where it is recognised.
     """
 
     entity: str
@@ -34,9 +34,15 @@ class InsertedEdge:
 
 def inserted_edges(context: Context) -> tuple[InsertedEdge, ...]:
     """The facts in effect, those that the vindex itself stores included, in order."""
-    return tuple(
+    view = context.state.overlay.view
+    stored = (
         InsertedEdge(
             fact.entity, fact.relation, fact.target, fact.confidence, fact.layer, fact.aliases
         )
-        for fact in context.state.overlay.view.facts.values()
+        for fact in view.facts.values()
     )
+    composed = (
+        InsertedEdge(fact.entity, fact.relation, fact.target, fact.confidence, fact.layer, ())
+        for fact in view.composed.values()
+    )
+    return (*stored, *composed)

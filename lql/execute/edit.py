@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from lql import ast
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
+from lql.execute.chosen import check_columns, chosen_facts, is_of_features
 from lql.execute.facts import confidence_of, fact_of, rows_of, store_layer
-from lql.execute.measure import Change, check_requirements, enforce, measure
+from lql.execute.making import made, switched_off
+from lql.execute.measure import check_requirements
 from lql.execute.paging import page
 from lql.execute.slots import integer_or, not_available
-from lql.execute.where import Predicate, compile_condition
 from lql.names import nearest
-from lql.results import Column, Kind, Result
-from lql.results.edits import (
-    EditResult,
-    EditRow,
-    EditsResult,
-    FactRow,
-    Measures,
-    PatchResult,
-    ProbeRow,
-)
-from vindex.edits import DropFacts, Fact, FactName, Operation, PutFact, fact_name
-from vindex.overlay import Edit
-
-if TYPE_CHECKING:
-    from vindex.edits import EditView
+from lql.results import Result
+from lql.results.edits import EditResult, EditRow, EditsResult, PatchResult
+from lql.tables.schema import FACTS
+from vindex.edits import ComposedFact, DropFacts, Fact, Operation, PutFact
 
 _Edit = ast.Insert | ast.Delete | ast.Update | ast.Undo | ast.ShowEdits | ast.DiscardPatch
 
-FACT_COLUMNS = (
-    Column("entity", Kind.TEXT),
-    Column("relation", Kind.TEXT),
-    Column("target", Kind.TEXT),
-    Column("layer", Kind.INTEGER),
-    Column("confidence", Kind.NUMBER),
-)
-FACT_ALIASES = {"c_score": "confidence", "score": "confidence", "top_token": "target"}
 SETTABLE = ("target", "confidence")
-MAX_ROWS = 1_000
-"""A statement that would touch more facts is refused."""
 
 
 def run(statement: _Edit, context: Context) -> Result:
@@ -86,7 +66,13 @@ def _insert(statement: ast.Insert, context: Context) -> EditResult:
         facts.append(fact_of(row, at, confidence, model, context))
     _refuse_two_targets(facts)
     title = f"INSERT {facts[0]}" if len(facts) == 1 else f"INSERT {len(facts)} facts"
-    return _made(statement, title, [PutFact(fact) for fact in facts], context, started)
+    composed = context.state.overlay.view.composed
+    replaced = [composed[fact.name] for fact in facts if fact.name in composed]
+    operations: list[Operation] = [
+        *switched_off(replaced, title),
+        *(PutFact(fact) for fact in facts),
+    ]
+    return made(statement, title, operations, context, started)
 
 
 def _refuse_two_targets(facts: Sequence[Fact]) -> None:
@@ -107,18 +93,37 @@ def _refuse_two_targets(facts: Sequence[Fact]) -> None:
 def _delete(statement: ast.Delete, context: Context) -> EditResult:
     check_requirements(statement)
     started = time.perf_counter()
-    found = _matching(statement, context)
+    if is_of_features(statement):
+        from lql.execute.feature_edits import delete
+
+        return delete(statement, context)
+    found = chosen_facts(statement, context)
     title = f"DELETE {found[0]}" if len(found) == 1 else f"DELETE {len(found)} facts"
-    operations = [DropFacts(fact.entity, fact.relation) for fact in found]
-    return _made(statement, title, operations, context, started)
+    operations: list[Operation] = [
+        DropFacts(fact.entity, fact.relation) for fact in found if isinstance(fact, Fact)
+    ]
+    composed = [fact for fact in found if isinstance(fact, ComposedFact)]
+    operations += switched_off(composed, title)
+    mode = "compose" if len(composed) == len(found) > 0 else "knn"
+    return made(statement, title, operations, context, started, mode=mode)
 
 
 def _update(statement: ast.Update, context: Context) -> EditResult:
     check_requirements(statement)
+    if is_of_features(statement):
+        from lql.execute.feature_edits import update
+
+        return update(statement, context)
     target, confidence = _assigned(statement)
     started = time.perf_counter()
-    found = _matching(statement, context)
-    facts = found
+    chosen = chosen_facts(statement, context)
+    found = facts = [fact for fact in chosen if isinstance(fact, Fact)]
+    if len(found) != len(chosen):
+        raise not_available(
+            "UPDATE of a fact that was inserted with MODE COMPOSE",
+            statement.where.span,
+            "INSERT … MODE COMPOSE with the new target replaces it",
+        )
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
     if target is not None and found:
@@ -129,7 +134,7 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
             )
         facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
     title = f"UPDATE {facts[0]}" if len(facts) == 1 else f"UPDATE {len(facts)} facts"
-    return _made(statement, title, [PutFact(fact) for fact in facts], context, started)
+    return made(statement, title, [PutFact(fact) for fact in facts], context, started)
 
 
 def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:
@@ -141,7 +146,7 @@ def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:
     target: str | None = None
     confidence: float | None = None
     for assignment in statement.assignments:
-        name = FACT_ALIASES.get(assignment.column.name, assignment.column.name)
+        name = FACTS.aliases.get(assignment.column.name, assignment.column.name)
         match name, assignment.value:
             case "target", ast.Text(value) if value.strip():
                 target = value.strip()
@@ -174,135 +179,16 @@ def check_names(statement: ast.Insert | ast.Delete | ast.Update) -> None:
         LqlNameError, LqlTypeError, LqlNotAvailableError: as running it would.
     """
     check_requirements(statement)
+    if isinstance(statement, ast.Insert):
+        return
+    check_columns(statement)
     if isinstance(statement, ast.Update):
-        _assigned(statement)
-    if not isinstance(statement, ast.Insert):
-        _condition(statement)
+        if is_of_features(statement):
+            from lql.execute.feature_edits import target_of
 
-
-def _condition(statement: ast.Delete | ast.Update) -> Predicate:
-    """WHERE over stored facts.
-
-    Raises:
-        LqlNotAvailableError: WHERE speaks of features of the model.
-        LqlNameError, LqlTypeError: it does not make sense of the columns.
-    """
-    if any(column.name == "feature" for column in _columns(statement.where)):
-        raise not_available(
-            f"{statement.title} of the model's own features",
-            statement.where.span,
-            f"{statement.title} reaches facts that INSERT stored",
-        )
-    return compile_condition(statement.where, FACT_COLUMNS, FACT_ALIASES)
-
-
-def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact]:
-    """The stored facts that WHERE chooses.
-
-    Raises:
-        LqlNotAvailableError: WHERE speaks of features of the model.
-        LqlRuntimeError: it chooses too many.
-    """
-    keep = _condition(statement)
-    context.vindex(statement.title)
-    names = [column.name for column in FACT_COLUMNS]
-    facts = context.state.overlay.view.facts.values()
-    found = [f for f in facts if keep({name: getattr(f, name) for name in names})]
-    if len(found) > MAX_ROWS:
-        raise LqlRuntimeError(
-            Diagnostic(
-                Code.FAILED,
-                f"{statement.title} would touch {len(found):,} facts, more than {MAX_ROWS:,}",
-                helps=("narrow WHERE",),
-            )
-        )
-    if not found:
-        context.note("no stored fact matches: nothing was changed")
-    return found
-
-
-def _columns(condition: ast.Condition) -> Iterator[ast.Column]:
-    match condition:
-        case ast.Or() | ast.And():
-            for part in condition.conditions:
-                yield from _columns(part)
-        case ast.Not():
-            yield from _columns(condition.condition)
-        case _:
-            if isinstance(condition.operand, ast.Column):
-                yield condition.operand
-
-
-def _made(
-    statement: ast.Insert | ast.Delete | ast.Update,
-    title: str,
-    operations: Sequence[Operation],
-    context: Context,
-    started: float,
-) -> EditResult:
-    """Measure an edit, compare it with what is required, and make it."""
-    overlay = context.state.overlay
-    edit = Edit(title, tuple(operations))
-    before, after = overlay.view, overlay.with_edit(edit)
-    changes = _changes(operations, before, after)
-    check = statement.check or ast.Check.QUICK
-    if not changes:
-        check = ast.Check.NONE
-    measures, probes = Measures(), tuple[ProbeRow, ...]()
-    if check is not ast.Check.NONE:
-        from lql.inference.knn import FactStore
-
-        old, new = (FactStore(tuple(view.facts.values())) for view in (before, after))
-        model = context.model(statement.title)
-        measures, probes = measure(changes, old, new, check, model, context)
-    if changes:
-        enforce(statement.require, measures)
-        overlay.commit(edit)
-    return EditResult(
-        statement=statement.title,
-        mode="knn",
-        check=check.value.lower(),
-        facts=tuple(_fact_row(change) for change in changes),
-        measures=measures,
-        probes=probes,
-        seconds=time.perf_counter() - started,
-        size_bytes=sum(_size(change.after) for change in changes),
-    )
-
-
-def _changes(
-    operations: Sequence[Operation], before: EditView, after: EditView
-) -> tuple[Change, ...]:
-    names = dict.fromkeys(
-        operation.fact.name if isinstance(operation, PutFact) else _name(operation)
-        for operation in operations
-    )
-    return tuple(Change(before.facts.get(name), after.facts.get(name)) for name in names)
-
-
-def _name(operation: Operation) -> FactName:
-    assert isinstance(operation, DropFacts), "statements put facts or drop them"
-    return fact_name(operation.entity, operation.relation or "")
-
-
-def _fact_row(change: Change) -> FactRow:
-    fact = change.fact
-    return FactRow(
-        entity=fact.entity,
-        relation=fact.relation,
-        target=None if change.after is None else change.after.target,
-        replaced=None if change.before is None else change.before.target,
-        layer=fact.layer,
-        confidence=fact.confidence,
-        aliases=fact.aliases,
-    )
-
-
-def _size(fact: Fact | None) -> int:
-    if fact is None:
-        return 0
-    texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
-    return sum(len(key.data) for key in fact.keys) + sum(len(t.encode()) for t in texts)
+            target_of(statement)
+        else:
+            _assigned(statement)
 
 
 # --------------------------------------------------------------------------- going back

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
+import numpy as np
+import numpy.typing as npt
+
 from lql import ast
 from lql.codes import Code
 from lql.context import Context
@@ -17,17 +20,21 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
 from lql.probes import CONTROLS, probes_for
-from lql.results.edits import Measures, ProbeRow
+from lql.results.edits import FeatureRow, Measures, ProbeRow
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
     from lql.inference.model import LoadedModel
     from vindex.edits import Fact
 
+Logits = npt.NDArray[np.float32]
+
 MEASURES = ("efficacy", "paraphrases", "neighbours", "controls")
 _SPELLINGS = {"neighbors": "neighbours", "paraphrase": "paraphrases", "kl": "controls"}
 _TOKENS = 6
 """Tokens of an answer that are compared, or as many as the target has."""
+
+_ALL = 1 << 30
 
 _QUICK_FACTS = 10
 """Facts of a batch that a quick check asks about; the first of them."""
@@ -46,6 +53,24 @@ class Change:
         fact = self.after or self.before
         assert fact is not None, "a change has a side"
         return fact
+
+    def row(self) -> ProbeRow:
+        """A probe about it, still empty."""
+        target = None if self.after is None else self.after.target
+        return ProbeRow(self.fact.entity, self.fact.relation, target, "control")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is asked before an edit, or after it.
+
+    Attributes:
+        model: with its features as they are edited.
+        facts: the stored facts that answer in it.
+    """
+
+    model: LoadedModel
+    facts: FactStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +99,24 @@ def plan_for(check: ast.Check, facts: int) -> Plan:
 
 def measure(
     changes: Sequence[Change],
-    before: FactStore,
-    after: FactStore,
+    before: Side,
+    after: Side,
     check: ast.Check,
-    model: LoadedModel,
     context: Context,
+    features: Sequence[FeatureRow] = (),
 ) -> tuple[Measures, tuple[ProbeRow, ...]]:
-    """Ask the model with the facts before and after an edit.
+    """Ask the model before and after an edit.
 
     Args:
         changes: the facts that the edit touches.
-        before, after: every stored fact, without and with the edit.
+        before, after: the model and every stored fact, without and with the edit.
+        features: the features that it touches, facts aside.
 
     Raises:
         Cancelled: between prompts and inside them.
     """
-    plan = plan_for(check, len(changes))
-    asker = _Asker(model, before, after, context)
+    plan = plan_for(check, len(changes) + len(features))
+    asker = _Asker(before, after, context)
     edited = [change.fact.entity for change in changes]
     rows: list[ProbeRow] = []
     for number, change in enumerate(changes[: plan.facts], 1):
@@ -106,8 +132,11 @@ def measure(
         rows.append(asker.about(change, "canonical", probes.canonical))
         rows += [asker.about(change, "paraphrase", prompt) for prompt in probes.paraphrases]
         rows += [asker.neighbour(change, entity, prompt) for entity, prompt in probes.neighbours]
-    if changes and plan.controls:
-        rows += [asker.control(changes[0], prompt) for prompt in CONTROLS[: plan.controls]]
+    for feature in features[: max(0, plan.facts - len(changes))]:
+        context.cancel.check(f"measuring {feature.name}")
+        rows.append(asker.feature(feature))
+    about = changes[0].row() if changes else ProbeRow(features[0].name, None, None, "control")
+    rows += [asker.control(about, prompt) for prompt in CONTROLS[: plan.controls]]
     return summary(rows), tuple(rows)
 
 
@@ -128,12 +157,9 @@ def summary(rows: Sequence[ProbeRow]) -> Measures:
 
 
 class _Asker:
-    """Asks one prompt twice, the second time only where a stored fact could make a difference."""
+    """Asks one prompt twice, the second time only where the edit could make a difference."""
 
-    def __init__(
-        self, model: LoadedModel, before: FactStore, after: FactStore, context: Context
-    ) -> None:
-        self._model = model
+    def __init__(self, before: Side, after: Side, context: Context) -> None:
         self._before = before
         self._after = after
         self._context = context
@@ -141,67 +167,129 @@ class _Asker:
     def about(self, change: Change, kind: str, prompt: str) -> ProbeRow:
         """A prompt about the fact itself."""
         fact = change.fact
-        ids = self._model.target_ids(fact.target)
+        ids = self._after.model.target_ids(fact.target)
         before, after = self._said(prompt, max(_TOKENS, len(ids)))
         says = _begins(after, fact.target)
-        gone = change.after is None
-        return self._row(
-            change,
-            kind,
-            prompt,
+        return replace(
+            change.row(),
+            kind=kind,
+            prompt=prompt,
             before=before,
             after=after,
             probability_before=self._probability(prompt, ids, self._before),
             probability_after=self._probability(prompt, ids, self._after),
-            ok=not says if gone else says,
+            ok=not says if change.after is None else says,
         )
 
     def neighbour(self, change: Change, entity: str, prompt: str) -> ProbeRow:
         """A prompt about another entity."""
         before, after = self._said(prompt, _TOKENS)
-        row = self._row(change, "neighbour", prompt, before=before, after=after, ok=before == after)
-        return replace(row, entity=entity)
+        return replace(
+            change.row(),
+            entity=entity,
+            kind="neighbour",
+            prompt=prompt,
+            before=before,
+            after=after,
+            ok=before == after,
+        )
 
-    def control(self, change: Change, prompt: str) -> ProbeRow:
+    def feature(self, feature: FeatureRow) -> ProbeRow:
+        """The unrelated prompt at whose end a feature did most, and its token there."""
+        prompt = self._strongest(feature)
+        before, after = self._said(prompt, 1)
+        token = feature.after or feature.before
+        ids = () if token is None else self._after.model.target_ids(token)[:1]
+        row = ProbeRow(feature.name, None, feature.after, "feature", prompt, before, after)
+        if not ids:
+            return row
+        return replace(
+            row,
+            probability_before=self._probability(prompt, ids, self._before),
+            probability_after=self._probability(prompt, ids, self._after),
+        )
+
+    def _strongest(self, feature: FeatureRow) -> str:
+        def strength(prompt: str) -> float:
+            hits = self._before.model.features(
+                prompt,
+                layers=[feature.layer],
+                per_layer=_ALL,
+                cancel=self._context.cancel,
+            ).hits[feature.layer]
+            return max((abs(h.activation) for h in hits if h.feature == feature.feature), default=0)
+
+        return max(CONTROLS, key=strength)
+
+    def control(self, about: ProbeRow, prompt: str) -> ProbeRow:
         """A prompt about nothing of the kind."""
         cancel = self._context.cancel
-        old = self._model.infer(prompt, top=1, facts=self._before, cancel=cancel)
-        new = self._model.infer(prompt, top=1, facts=self._after, cancel=cancel)
+        old, new = (
+            side.model.infer(prompt, top=1, facts=side.facts, cancel=cancel)
+            for side in (self._before, self._after)
+        )
         drift = 0.0
-        if new.fact is not None and new.fact != old.fact:
+        targets = [None if each.fact is None else each.fact.target for each in (old, new)]
+        if targets[1] is not None and targets[0] != targets[1]:
             # All of the probability is on one token: the KL is minus the logarithm it had.
-            share = self._model.probability(prompt, (new.rows[0].token_id,), cancel=cancel)
+            forced = (new.rows[0].token_id,)
+            share = self._before.model.probability(prompt, forced, cancel=cancel)
             drift = -math.log(max(share, 1e-30))
+        elif new.fact is None and self._before.model is not self._after.model:
+            ids = new.encoded.ids
+            ours = self._before.model.next_logits(ids, cancel=cancel)
+            theirs = self._after.model.next_logits(ids, cancel=cancel)
+            drift = divergence(theirs, ours)
         said = (old.rows[0].token, new.rows[0].token)
-        row = self._row(change, "control", prompt, before=said[0], after=said[1], divergence=drift)
-        return replace(row, ok=said[0] == said[1] and drift == 0.0)
-
-    def _row(self, change: Change, kind: str, prompt: str, **facts: object) -> ProbeRow:
-        fact = change.fact
-        target = None if change.after is None else change.after.target
-        return replace(ProbeRow(fact.entity, fact.relation, target, kind, prompt), **facts)  # type: ignore[arg-type]
+        same = said[0] == said[1] and targets[0] == targets[1]
+        return replace(
+            about,
+            kind="control",
+            prompt=prompt,
+            before=said[0],
+            after=said[1],
+            divergence=drift,
+            ok=same,
+        )
 
     def _said(self, prompt: str, tokens: int) -> tuple[str, str]:
         """What the model says before and after."""
         after, fired = self._generated(prompt, tokens, self._after)
-        if not fired and not self._before:
+        same = self._before.model is self._after.model
+        if same and not fired and not self._before.facts:
             return after, after
         return self._generated(prompt, tokens, self._before)[0], after
 
-    def _generated(self, prompt: str, tokens: int, store: FactStore) -> tuple[str, bool]:
-        run = self._model.generate(
-            prompt, max_tokens=tokens, facts=store, cancel=self._context.cancel
+    def _generated(self, prompt: str, tokens: int, side: Side) -> tuple[str, bool]:
+        run = side.model.generate(
+            prompt, max_tokens=tokens, facts=side.facts, cancel=self._context.cancel
         )
         text = "".join(token.text for token in run)
         return text, bool(run.facts)
 
-    def _probability(self, prompt: str, ids: tuple[int, ...], store: FactStore) -> float:
+    def _probability(self, prompt: str, ids: tuple[int, ...], side: Side) -> float:
         """Of the target's tokens after the prompt: 1 where a fact says them, 0 where another."""
         cancel = self._context.cancel
-        answer = self._model.infer(prompt, top=1, facts=store, cancel=cancel)
+        answer = side.model.infer(prompt, top=1, facts=side.facts, cancel=cancel)
         if answer.fact is None:
-            return self._model.probability(prompt, ids, cancel=cancel)
-        return float(tuple(self._model.target_ids(answer.fact.target)) == ids)
+            return side.model.probability(prompt, ids, cancel=cancel)
+        return float(tuple(side.model.target_ids(answer.fact.target)) == ids)
+
+
+def divergence(of: Logits, from_: Logits) -> float:
+    """KL of one next-token distribution from another, in nats.
+
+    Args:
+        of, from_: logits, float32 [V].
+    """
+    p, q = (_log_shares(each) for each in (of, from_))
+    return max(0.0, float((np.exp(p) * (p - q)).sum()))
+
+
+def _log_shares(logits: Logits) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    return wide - math.log(float(np.exp(wide).sum()))
 
 
 def _begins(said: str, target: str) -> bool:

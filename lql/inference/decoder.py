@@ -10,7 +10,7 @@ Shape legend: T tokens, Q of them kept, D hidden, V vocabulary, L layers. There 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
 from lql.inference.linear import Coarse, Linear
 from lql.inference.mixture import Mixture
 from lql.inference.norms import HiddenNorm
+from lql.inference.overlaid import edited
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.placement import CPU
 from lql.inference.rows import is_mapped, torch_view
@@ -32,7 +33,8 @@ from lql.inference.taps import Observer as Observer
 from lql.inference.taps import Tap as Tap
 from lql.inference.tree import Branches
 from vindex.dtypes import to_float32
-from vindex.source import StoredTensor
+from vindex.edits import FeatureEdit, Slot
+from vindex.source import ModelSource, StoredTensor
 from vindex.spec import ModelSpec
 
 
@@ -170,6 +172,21 @@ class Decoder:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap if capped else None
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+    def edited(self, features: Mapping[Slot, FeatureEdit], source: ModelSource) -> Decoder:
+        """The same weights with features edited; this one stays as it is.
+
+        Args:
+            features: by (layer, feature).
+            source: the model's.
+        """
+        layers = list(self._weights.layers)
+        for index in {layer for layer, _ in features}:
+            edits = {feature: edit for (at, feature), edit in features.items() if at == index}
+            part = edited(layers[index].feed_forward, edits, source, self.device)
+            layers[index] = dataclasses.replace(layers[index], feed_forward=part)
+        weights = dataclasses.replace(self._weights, layers=tuple(layers))
+        return Decoder(self.spec, weights, self.device)
 
     def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
         """The FFN of a layer, or its experts."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,7 @@ from lql.inference.traces import HeadAttention, Trace
 from lql.inference.tracing import Tracer
 from lql.inference.weights import load_weights
 from lql.syntax_words import Device, PromptMode
+from vindex.edits import FeatureEdit, Slot
 from vindex.source import ModelSource
 from vindex.spec import ModelSpec
 
@@ -108,6 +110,18 @@ class LoadedModel:
         matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
         self.compute: str = f"{self.device}: {matrices}"
         self.load_seconds: float = time.perf_counter() - started
+
+    def edited(self, features: Mapping[Slot, FeatureEdit], source: ModelSource) -> LoadedModel:
+        """The same weights with features edited, for the cost of the edited vectors.
+
+        Args:
+            features: by (layer, feature).
+            source: what holds the edited vectors, for evaluation feature by feature.
+        """
+        model = copy.copy(self)
+        model._source = source
+        model._decoder = self._decoder.edited(features, source)
+        return model
 
     @property
     def is_instruct(self) -> bool:

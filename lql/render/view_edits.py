@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from lql.render.blocks import Block, Grid, Line, facts, grid
 from lql.render.text import duration, percent, printable, size
 from lql.render.view import lay_out
-from lql.results.edits import EditResult, FactRow, Measures, PatchResult, ProbeRow
+from lql.results.edits import EditResult, FactRow, FeatureRow, Measures, PatchResult, ProbeRow
 
 
 @lay_out.register
@@ -15,8 +15,11 @@ def _(result: EditResult) -> Sequence[Block]:
     blocks: list[Block] = [Line(_said(result.statement, fact)) for fact in result.facts[:10]]
     if len(result.facts) > len(blocks):
         blocks.append(Line(f"… and {len(result.facts) - len(blocks)} more facts"))
-    if not result.facts:
-        blocks.append(Line("no fact was changed"))
+    blocks += [Line(_written(result.statement, each)) for each in result.features[:10]]
+    if len(result.features) > 10:
+        blocks.append(Line(f"… and {len(result.features) - 10} more features"))
+    if not blocks:
+        blocks.append(Line("nothing was changed"))
     if result.probes:
         blocks += [_probes(result), facts(list(_measures(result.measures, result.probes)))]
     cost = f"{duration(result.seconds)}, {size(result.size_bytes)}"
@@ -29,6 +32,11 @@ def _said(statement: str, fact: FactRow) -> str:
     where = f"(layer {fact.layer}{was}{names})"
     target = "nothing stored" if fact.target is None else fact.target
     return printable(f"{statement} {fact.entity} —{fact.relation}→ {target} {where}")
+
+
+def _written(statement: str, feature: FeatureRow) -> str:
+    before, after = (each or "nothing" for each in (feature.before, feature.after))
+    return printable(f"{statement} {feature.name}: wrote {before}, now {after}")
 
 
 def _probes(result: EditResult) -> Grid:

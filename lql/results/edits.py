@@ -30,20 +30,41 @@ class FactRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """A feature that was changed or switched off.
+
+    Attributes:
+        before, after: the token it writes most; ``None`` for none.
+    """
+
+    layer: int
+    feature: int
+    before: str | None
+    after: str | None
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"feature {self.layer}:{self.feature}"
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRow:
     """A prompt before and after an edit.
 
     Attributes:
-        kind: ``canonical``, ``paraphrase``, ``neighbour`` or ``control``; ``fact`` where nothing
-            was measured.
+        entity: of the fact; of a feature ``feature layer:number``.
+        kind: ``canonical``, ``paraphrase``, ``neighbour``, ``control`` or ``feature``, the last at
+            the unrelated prompt where the feature did most; ``fact`` where nothing was measured.
         before, after: what the model says, greedily; ``None`` where it was not asked.
-        probability_before, probability_after: of the target's tokens (canonical, paraphrase).
+        probability_before, probability_after: of the target's tokens (canonical, paraphrase); of
+            the token that the feature now writes, or wrote (feature).
         divergence: KL of the next token's distribution after from before, in nats (control).
         ok: the target is said (canonical, paraphrase), the text is as before (neighbour, control).
     """
 
     entity: str
-    relation: str
+    relation: str | None
     target: str | None
     kind: str
     prompt: str | None = None
@@ -78,7 +99,9 @@ class EditResult(Result):
 
     Attributes:
         statement: ``INSERT``, ``UPDATE`` or ``DELETE``.
-        mode: how the facts are held: ``knn``.
+        mode: how the edit is held: ``knn`` beside the weights, ``compose`` in features of its own,
+            ``features`` in the model's.
+        features: the features that a statement about features touched.
         check: how much was measured: ``none``, ``quick`` or ``full``.
         seconds: wall time of edit and measurement.
         size_bytes: what the edit takes in memory: keys and texts.
@@ -93,10 +116,11 @@ class EditResult(Result):
     probes: tuple[ProbeRow, ...]
     seconds: float
     size_bytes: int
+    features: tuple[FeatureRow, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """One row per probe; where nothing was measured, one per fact."""
+        """One row per probe; where nothing was measured, one per fact and feature."""
         return (
             Column("entity", Kind.TEXT),
             Column("relation", Kind.TEXT),
@@ -112,10 +136,10 @@ class EditResult(Result):
         )
 
     def records(self) -> Sequence[ProbeRow]:
-        """The probes, or the facts."""
-        return self.probes or tuple(
-            ProbeRow(fact.entity, fact.relation, fact.target, "fact") for fact in self.facts
-        )
+        """The probes, or the facts and features."""
+        facts = (ProbeRow(each.entity, each.relation, each.target, "fact") for each in self.facts)
+        features = (ProbeRow(each.name, None, each.after, "feature") for each in self.features)
+        return self.probes or (*facts, *features)
 
     def to_dict(self) -> dict[str, Any]:
         """Facts, measures and probes."""
@@ -124,6 +148,7 @@ class EditResult(Result):
             "mode": self.mode,
             "check": self.check,
             "facts": [fields_of(fact) for fact in self.facts],
+            "features": [fields_of(feature) for feature in self.features],
             "measures": fields_of(self.measures),
             "probes": [fields_of(probe) for probe in self.probes],
             "seconds": self.seconds,

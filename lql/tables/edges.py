@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from lql.context import Context
 from vindex.edges import describe_static
+from vindex.edits import ComposedFact, Fact
 from vindex.features import entity_query, gate_walk
 from vindex.store import Vindex
 
@@ -105,6 +106,8 @@ def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> li
     """The facts in effect, those that the vindex itself stores included."""
     if Evidence.INSERTED not in request.evidence:
         return []
+    view = context.state.overlay.view
+    facts: list[Fact | ComposedFact] = [*view.facts.values(), *view.composed.values()]
     return [
         EdgeRecord(
             entity=fact.entity,
@@ -112,8 +115,9 @@ def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> li
             target=fact.target,
             evidence=Evidence.INSERTED,
             layer=fact.layer,
+            feature=fact.slots[0][1] if isinstance(fact, ComposedFact) else None,
         )
-        for fact in context.state.overlay.view.facts.values()
+        for fact in facts
     ]
 
 

@@ -229,6 +229,23 @@ _MODELS = TableSchema(
     ),
 )
 
+FACTS = TableSchema(
+    Table.EDGES,
+    "{rows} AS e",
+    "e.rid",
+    (
+        _integer("number", "e.number"),
+        _text("entity", "e.entity"),
+        _text("relation", "e.relation"),
+        _text("target", "e.target"),
+        _integer("layer", "e.layer"),
+        _number("confidence", "e.confidence", Unit.NONE),
+        _text("evidence", "e.evidence"),
+    ),
+    aliases={"c_score": "confidence", "score": "confidence", "top_token": "target"},
+)
+"""The inserted edges, as UPDATE and DELETE see them: with the confidence that each was given."""
+
 SCHEMAS: Mapping[Table, TableSchema] = MappingProxyType(
     {
         schema.table: schema

@@ -186,6 +186,12 @@ REQUIREMENTS = st.builds(
 )
 REPORT = {"check": words(ast.Check), "require": st.lists(REQUIREMENTS, max_size=2).map(tuple)}
 
+TOUCHING = {
+    "table": st.sampled_from([ast.Table.EDGES, ast.Table.FEATURES]),
+    "limit": LIMIT,
+    "all_rows": FLAG,
+}
+
 
 def _inserts(**source: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return build(
@@ -194,6 +200,7 @@ def _inserts(**source: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         confidence=maybe(NUMBER_SLOTS),
         alpha=maybe(NUMBER_SLOTS),
         mode=words(ast.InsertMode),
+        evict=FLAG,
         aliases=st.lists(texts(Slot.ENTITY), max_size=2).map(tuple),
         **source,
         **REPORT,
@@ -324,8 +331,10 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Copy: build(ast.Copy, query=SELECTS, target=texts(Slot.OUTPUT_PATH), overwrite=FLAG),
     ast.Insert: _inserts(rows=st.lists(ROWS, min_size=1, max_size=3).map(tuple))
     | _inserts(path=texts(Slot.FACTS_PATH)),
-    ast.Delete: build(ast.Delete, where=conditions(), **REPORT),
-    ast.Update: build(ast.Update, assignments=ASSIGNMENTS, where=conditions(), **REPORT),
+    ast.Delete: build(ast.Delete, where=conditions(), **TOUCHING, **REPORT),
+    ast.Update: build(
+        ast.Update, assignments=ASSIGNMENTS, where=conditions(), **TOUCHING, **REPORT
+    ),
     ast.Rebalance: build(
         ast.Rebalance,
         until_converged=FLAG,

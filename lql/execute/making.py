@@ -1,0 +1,149 @@
+"""Making an edit: measure it, compare it with what is required, commit it, report it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lql import ast
+from lql.context import Context
+from lql.execute.measure import Change, Side, enforce, measure
+from lql.results.edits import EditResult, FactRow, FeatureRow, Measures, ProbeRow
+from vindex.edits import (
+    ComposedFact,
+    DropFacts,
+    DropFeature,
+    Fact,
+    FactName,
+    Operation,
+    PutFact,
+    fact_name,
+)
+from vindex.overlay import Edit
+
+if TYPE_CHECKING:
+    from vindex.edits import EditView
+
+Editing = ast.Insert | ast.Delete | ast.Update
+
+
+def made(
+    statement: Editing,
+    title: str,
+    operations: Sequence[Operation],
+    context: Context,
+    started: float,
+    *,
+    mode: str = "knn",
+    features: Sequence[FeatureRow] = (),
+) -> EditResult:
+    """Measure an edit, compare it with what is required, and make it.
+
+    Args:
+        title: of the edit, for people.
+        started: when the statement began, by ``time.perf_counter``.
+        mode: see ``EditResult``.
+        features: those that the statement is about.
+
+    Raises:
+        LqlRuntimeError: a requirement is not met; nothing was made.
+    """
+    overlay = context.state.overlay
+    edit = Edit(title, tuple(operations))
+    before, after = overlay.view, overlay.with_edit(edit)
+    changes = changes_of(operations, before, after)
+    check = statement.check or ast.Check.QUICK
+    if not operations:
+        check = ast.Check.NONE
+    measures, probes = Measures(), tuple[ProbeRow, ...]()
+    if check is not ast.Check.NONE:
+        old, new = (side(view, context, statement.title) for view in (before, after))
+        measures, probes = measure(changes, old, new, check, context, features)
+    if operations:
+        enforce(statement.require, measures)
+        overlay.commit(edit)
+    return EditResult(
+        statement=statement.title,
+        mode=mode,
+        check=check.value.lower(),
+        facts=tuple(_fact_row(change) for change in changes),
+        features=tuple(features),
+        measures=measures,
+        probes=probes,
+        seconds=time.perf_counter() - started,
+        size_bytes=sum(_size(operation) for operation in operations),
+    )
+
+
+def side(view: EditView, context: Context, title: str) -> Side:
+    """The model with the edits of a view."""
+    from lql.inference.knn import FactStore
+
+    return Side(context.model_with(view, title), FactStore(tuple(view.facts.values())))
+
+
+def switched_off(facts: Sequence[ComposedFact], reason: str) -> list[DropFeature]:
+    """What takes composed facts away: their features answer nothing."""
+    return [DropFeature(*slot, reason) for fact in facts for slot in fact.slots]
+
+
+def changes_of(
+    operations: Sequence[Operation], before: EditView, after: EditView
+) -> tuple[Change, ...]:
+    """The facts that an edit touches, as they were and as they are."""
+    names: dict[FactName, None] = {}
+    for operation in operations:
+        match operation:
+            case PutFact(fact):
+                names[fact.name] = None
+            case DropFacts(entity, relation):
+                names[fact_name(entity, relation or "")] = None
+            case _:
+                pass
+    old, new = before.composed, after.composed
+    names |= {name: None for name in {**old, **new} if old.get(name) != new.get(name)}
+    changes = [Change(_fact(before, name), _fact(after, name)) for name in names]
+    return tuple(each for each in changes if each.before or each.after)
+
+
+def _fact(view: EditView, name: FactName) -> Fact | None:
+    """The fact of a name, wherever it is held."""
+    composed = view.composed.get(name)
+    if name in view.facts or composed is None:
+        return view.facts.get(name)
+    return Fact(
+        layer=composed.layer,
+        entity=composed.entity,
+        relation=composed.relation,
+        target=composed.target,
+        target_id=-1,
+        keys=(),
+        confidence=composed.confidence,
+    )
+
+
+def _fact_row(change: Change) -> FactRow:
+    fact = change.fact
+    return FactRow(
+        entity=fact.entity,
+        relation=fact.relation,
+        target=None if change.after is None else change.after.target,
+        replaced=None if change.before is None else change.before.target,
+        layer=fact.layer,
+        confidence=fact.confidence,
+        aliases=fact.aliases,
+    )
+
+
+def _size(operation: Operation) -> int:
+    """What an operation holds: vectors and texts."""
+    match operation:
+        case PutFact(fact):
+            texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
+            return sum(len(key.data) for key in fact.keys) + sum(len(t.encode()) for t in texts)
+        case DropFacts() | DropFeature():
+            return 0
+        case _:
+            vectors = (operation.gate, operation.up, operation.down)
+            return sum(len(vector.data) for vector in vectors if vector is not None)
