@@ -79,6 +79,10 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    PATCH_CONFLICT = ("LQL0530", "patches say different things about one fact or feature")
+    FACTS_NO_WEIGHTS = ("LQL0531", "stored facts cannot be written into a checkpoint")
+    CLAUSE_MISPLACED = ("LQL0532", "a clause that this form of the statement does not have")
+    MERGE_MISFIT = ("LQL0533", "the vindexes of a MERGE are not edits of one model")
 
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")
