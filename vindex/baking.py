@@ -114,11 +114,11 @@ def changes(source: Vindex) -> Iterator[Change]:
         return
     for info in base.index.layers:
         old, new = base.gate(info.layer), source.gate(info.layer)
-        if not _same(old, new):
+        if not same(old, new):
             yield Change(files.GATE, info.offset, partial(_floats, old, new))
     for key, entry in base.entries.items():
         old, new = base.stored(key), source.stored(key)
-        if not _same(old, new):
+        if not same(old, new):
             yield Change(entry.file, entry.offset, partial(_floats, old, new))
     spec = base.known_spec
     for tensor in () if spec is None else spec.tensors:
@@ -142,7 +142,7 @@ def _refuse_foreign(source: Vindex, tensor: TensorSpec) -> None:
     base = source.base
     if tensor.role in GATE_ROLES or tensor.role is Role.EMBED or not base.has(*tensor.identity):
         return
-    if not _same(base.tensor(*tensor.identity), source.tensor(*tensor.identity)):
+    if not same(base.tensor(*tensor.identity), source.tensor(*tensor.identity)):
         raise Unsupported(
             f"{tensor.key} was edited, and {base.path} has it from a checkpoint (CONFIG)",
             hint="extract the checkpoint, and edit that vindex",
@@ -150,7 +150,7 @@ def _refuse_foreign(source: Vindex, tensor: TensorSpec) -> None:
         )
 
 
-def _same(old: StoredTensor, new: StoredTensor) -> bool:
+def same(old: StoredTensor, new: StoredTensor) -> bool:
     """Whether two tensors are the same bytes of the same file, or hold the same values."""
     if old.dtype is new.dtype and _address(old) == _address(new):
         return True
