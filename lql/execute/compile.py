@@ -15,7 +15,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
 from lql.execute.slots import not_available, text
 from lql.results import Result
-from lql.results.compile import CompileVindexResult
+from lql.results.compile import CompileModelResult, CompileVindexResult
 from vindex.compiling import compile_vindex
 from vindex.conflicts import contests, most_confident
 from vindex.edited import EditedVindex
@@ -32,7 +32,7 @@ def run(statement: ast.CompileVindex | ast.CompileModel, context: Context) -> Re
         case ast.CompileVindex():
             return _into_vindex(statement, context)
         case ast.CompileModel():
-            raise not_available(statement.title, statement.span)
+            return _into_model(statement, context)
         case _:
             assert_never(statement)
 
@@ -128,4 +128,79 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
         requantised_error=report.blocks.largest,
         requantised_relative=report.blocks.relative,
         seconds=report.seconds,
+    )
+
+
+def _into_model(statement: ast.CompileModel, context: Context) -> CompileModelResult:
+    from vindex.export.directory import export_safetensors
+
+    target = Path(text(statement.target)).expanduser()
+    model_format = _format(statement, target)
+    with compiled(statement, context) as source:
+        _refuse_facts(source)
+        if model_format is ast.ModelFormat.GGUF:
+            raise not_available("FORMAT gguf", statement.span)
+        report = export_safetensors(
+            source.vindex,
+            target,
+            dtype=statement.dtype,
+            overwrite=statement.overwrite,
+            progress=context.progress,
+        )
+    for note in report.notes:
+        context.note(note)
+    return CompileModelResult(
+        source=source.name,
+        path=str(target),
+        format=model_format.name.lower(),
+        files=dict(report.files),
+        encodings=dict(report.encodings),
+        conflicts=source.conflicts,
+        size_bytes=report.size_bytes,
+        rounding=report.rounding.largest,
+        rounding_relative=report.rounding.relative,
+        seconds=report.seconds,
+    )
+
+
+def _format(statement: ast.CompileModel, target: Path) -> ast.ModelFormat:
+    """What to write: as FORMAT says, else as the file's name does.
+
+    Raises:
+        LqlRuntimeError: clauses that do not belong together.
+    """
+    is_gguf = target.suffix.lower() == ".gguf"
+    chosen = statement.format or (
+        ast.ModelFormat.GGUF if is_gguf or statement.quant else ast.ModelFormat.SAFETENSORS
+    )
+    problem = None
+    if chosen is ast.ModelFormat.SAFETENSORS and statement.quant is not None:
+        problem = "QUANT belongs to FORMAT gguf; safetensors hold floats", "leave out QUANT"
+    elif statement.quant is not None and statement.dtype is not None:
+        problem = "QUANT and DTYPE exclude each other", "leave out one of them"
+    elif chosen is ast.ModelFormat.GGUF and not is_gguf:
+        problem = f"FORMAT gguf writes one file, and {target} does not end in .gguf", "add .gguf"
+    if problem is not None:
+        raise LqlRuntimeError(
+            Diagnostic(Code.CLAUSE_MISPLACED, problem[0], span=statement.span, helps=(problem[1],))
+        )
+    return chosen
+
+
+def _refuse_facts(source: Compiled) -> None:
+    """Facts beside the weights have no place in a checkpoint, and are not dropped silently."""
+    if not source.facts:
+        return
+    count = "1 stored fact" if len(source.facts) == 1 else f"{len(source.facts)} stored facts"
+    raise LqlRuntimeError(
+        Diagnostic(
+            Code.FACTS_NO_WEIGHTS,
+            f"{count} (MODE KNN) cannot be written into a checkpoint: they are no weights",
+            helps=(
+                "INSERT … MODE MEMIT; writes a fact into weights",
+                "DELETE FROM EDGES WHERE …; removes stored facts",
+                'COMPILE … INTO VINDEX "…"; keeps them',
+            ),
+            notes=tuple(str(fact) for fact in source.facts[:_SHOWN]),
+        )
     )

@@ -8,7 +8,24 @@ from collections.abc import Sequence
 from lql.render.blocks import Block, facts
 from lql.render.text import duration, size
 from lql.render.view import lay_out
-from lql.results.compile import CompileVindexResult
+from lql.results.compile import CompileModelResult, CompileVindexResult
+
+
+@lay_out.register
+def _(result: CompileModelResult) -> Sequence[Block]:
+    files = [f"{name} {size(count)}" for name, count in result.files.items()]
+    stored = [f"{count} in {encoding}" for encoding, count in result.encodings.items()]
+    error = f"{result.rounding_relative:.3%}, at most {result.rounding:.3g}"
+    pairs = [
+        ("wrote", f"{result.path} ({result.format})"),
+        ("from", result.source),
+        ("files", ", ".join(files)),
+        ("tensors", ", ".join(stored)),
+        ("size", size(result.size_bytes)),
+        ("rounding error", error if result.rounding else "none"),
+        ("time", duration(result.seconds)),
+    ]
+    return (facts(pairs),)
 
 
 @lay_out.register

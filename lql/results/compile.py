@@ -9,6 +9,36 @@ from lql.results.base import Record, fields_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompileModelResult(Record):
+    """The checkpoint that was written.
+
+    Attributes:
+        source: what was compiled.
+        path: a directory, or a GGUF file.
+        format: ``safetensors`` or ``gguf``.
+        files: their sizes in bytes.
+        encodings: how many tensors are stored in which way.
+        conflicts: features that patches did not agree about.
+        rounding: the largest error of a stored value; ``rounding_relative`` the norm's.
+    """
+
+    source: str
+    path: str
+    format: str
+    files: dict[str, int]
+    encodings: dict[str, int]
+    conflicts: int
+    size_bytes: int
+    rounding: float
+    rounding_relative: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileVindexResult(Record):
     """The vindex that was written.
 

@@ -95,7 +95,7 @@ def test_a_killed_compile_leaves_the_old_state_or_the_new_one(
     assert steps >= 40
     assert facts_in(out) == 2
     outcomes = []
-    for number in [*range(1, steps - 12, 3), *range(steps - 12, steps + 1)]:
+    for number in [*range(1, steps - 12, 5), *range(steps - 12, steps + 1)]:
         _reset(base, out, overwrite)
         done = run(base, out, overwrite, number)
         assert done.returncode == -signal.SIGKILL
