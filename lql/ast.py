@@ -85,6 +85,7 @@ from lql.syntax_words import (
     InsertMode as InsertMode,
     MergeConflict as MergeConflict,
     ModelFormat as ModelFormat,
+    ModelQuant as ModelQuant,
     PatchConflict as PatchConflict,
     PromptMode as PromptMode,
     Quant as Quant,
@@ -152,16 +153,21 @@ class CompileVindex(Node):
     target: TextSlot
     format: ModelFormat | None = None
     on_conflict: PatchConflict | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CompileModel(Node):
-    """``COMPILE source INTO MODEL target [FORMAT …]``."""
+    """``COMPILE source INTO MODEL target [FORMAT …] …``."""
 
     title: ClassVar[str] = "COMPILE INTO MODEL"
     source: VindexRef
     target: TextSlot
     format: ModelFormat | None = None
+    dtype: StorageDtype | None = None
+    quant: ModelQuant | None = None
+    on_conflict: PatchConflict | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

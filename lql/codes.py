@@ -79,8 +79,13 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    PATCH_CONFLICT = ("LQL0530", "patches say different things about one fact or feature")
+    FACTS_NO_WEIGHTS = ("LQL0531", "stored facts cannot be written into a checkpoint")
+    CLAUSE_MISPLACED = ("LQL0532", "a clause that this form of the statement does not have")
+    MERGE_MISFIT = ("LQL0533", "the vindexes of a MERGE are not edits of one model")
     TOO_MANY_ROWS = ("LQL0540", "a statement would touch more rows than it may without saying so")
     NO_FREE_FEATURE = ("LQL0541", "every feature of the layer is in use")
+
     ASSERTION_FAILED = ("LQL0570", "what ASSERT says does not hold")
     INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")

@@ -89,6 +89,8 @@ _LEVELS = {level.name: level for level in ast.ExtractLevel} | {
     "WEIGHTS": ast.ExtractLevel.INFERENCE
 }
 
+_MODEL_QUANTS = {quant.name: quant for quant in ast.ModelQuant} | {"Q4K": ast.ModelQuant.Q4_K}
+
 CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "level_clause": ("level", _word(_LEVELS)),
     "components_clause": ("components", _all),
@@ -97,6 +99,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "auto_extract_clause": ("auto_extract", _flag),
     "config_clause": ("config", _only),
     "format_clause": ("format", _word(ast.ModelFormat)),
+    "model_quant_clause": ("quant", _word(_MODEL_QUANTS)),
     "patch_conflict_clause": ("on_conflict", _word(ast.PatchConflict)),
     "merge_conflict_clause": ("on_conflict", _word(ast.MergeConflict)),
     "merge_into_clause": ("target", _only),

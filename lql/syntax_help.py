@@ -61,13 +61,15 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "COMPILE INTO VINDEX",
         'COMPILE CURRENT|"source.vindex" INTO VINDEX "out.vindex" '
-        "[ON CONFLICT LAST_WINS|HIGHEST_CONFIDENCE|FAIL]",
+        "[ON CONFLICT LAST_WINS|HIGHEST_CONFIDENCE|FAIL] [OVERWRITE]",
         "write a vindex with all edits in its weights",
         'COMPILE CURRENT INTO VINDEX "edited.vindex" ON CONFLICT FAIL',
     ),
     StatementHelp(
         "COMPILE INTO MODEL",
-        'COMPILE CURRENT|"source.vindex" INTO MODEL "out" [FORMAT SAFETENSORS|GGUF]',
+        'COMPILE CURRENT|"source.vindex" INTO MODEL "out" [FORMAT SAFETENSORS|GGUF] '
+        "[DTYPE F16|BF16|F32] [QUANT Q8_0|Q4_K] "
+        "[ON CONFLICT LAST_WINS|HIGHEST_CONFIDENCE|FAIL] [OVERWRITE]",
         "write a checkpoint with all edits in its weights",
         'COMPILE CURRENT INTO MODEL "edited/" FORMAT SAFETENSORS',
     ),

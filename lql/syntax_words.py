@@ -31,8 +31,15 @@ class ModelFormat(Enum):
     GGUF = "GGUF"
 
 
+class ModelQuant(Enum):
+    """The blocks that COMPILE INTO MODEL … FORMAT gguf writes matrices in."""
+
+    Q8_0 = "Q8_0"
+    Q4_K = "Q4_K"
+
+
 class PatchConflict(Enum):
-    """What COMPILE INTO VINDEX does when several patches write one slot."""
+    """What COMPILE does when several patches write one slot."""
 
     LAST_WINS = "LAST_WINS"
     HIGHEST_CONFIDENCE = "HIGHEST_CONFIDENCE"

@@ -181,12 +181,17 @@ def _lifecycle(
                 _slot("INTO VINDEX", node.target),
                 _name("FORMAT", node.format),
                 _name("ON CONFLICT", node.on_conflict),
+                _flag("OVERWRITE", node.overwrite),
             )
         case ast.CompileModel():
             return _join(
                 _slot("COMPILE", node.source),
                 _slot("INTO MODEL", node.target),
                 _name("FORMAT", node.format),
+                _name("DTYPE", node.dtype),
+                _name("QUANT", node.quant),
+                _name("ON CONFLICT", node.on_conflict),
+                _flag("OVERWRITE", node.overwrite),
             )
         case ast.Diff():
             return _join(

@@ -129,6 +129,11 @@ class CompletedVindex(Vindex):
         added = f" and {len(completion.added)} tensors" if completion.added else ""
         self.notes = (*self.notes, f"completed from {completion.name}: its configuration{added}")
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration that completes it."""
+        return self._completion.config
+
     def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         """Whether the tensor is stored here or there."""
         place = (role, layer, expert)

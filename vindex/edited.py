@@ -53,6 +53,11 @@ class EditedVindex(Vindex):
             self._edits[layer][feature] = edit
         self._edited: dict[tuple[Role, _Place, bool], StoredTensor] = {}
 
+    @property
+    def base(self) -> Vindex:
+        """What the edits stand over."""
+        return self._base
+
     @cached_property
     def down_meta(self) -> DownMeta:
         """The base's, with the tokens of edited features."""

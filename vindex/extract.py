@@ -105,7 +105,7 @@ def extract(
         VindexError: the disk is full or cannot be written. Nothing was published in any case.
     """
     refuse_existing(out, overwrite=overwrite)
-    _refuse_foreign(out)
+    refuse_foreign(out)
     clock = Clock()
     with clock.measure("other"):
         spec = spec_from_config(checkpoint.config)
@@ -122,7 +122,7 @@ def extract(
             quant=quant,
             down_q4k=down_q4k,
         )
-        _check_space(out, job.bytes_needed())
+        check_space(out, job.bytes_needed())
         with Stage(out, overwrite=overwrite) as stage, _explained(out):
             with StageWriter(stage.path, clock) as writer:
                 job.write(writer)
@@ -152,7 +152,7 @@ def _report(job: Extraction, out: Path) -> ExtractReport:
     )
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
     """Refuse before starting when the disk cannot hold the result.
 
     Raises:
@@ -183,7 +183,7 @@ def _side_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {name: found[name] for name in files.CARRIED if name in found}
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
     """Refuse to overwrite a directory that is neither empty nor a vindex, whole or damaged.
 
     Raises:

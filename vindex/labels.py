@@ -8,6 +8,7 @@ were none; a key or a line that names no feature is skipped and counted.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,6 +78,21 @@ def read_labels(directory: Path) -> Labels:
     clusters = _read_clusters(directory / files.RELATION_CLUSTERS)
     assignments, lost = _read_assignments(directory / files.FEATURE_CLUSTERS)
     return Labels(probes, clusters, assignments, skipped + lost)
+
+
+def dump_probes(path: Path, probes: Mapping[tuple[int, int], str]) -> bytes:
+    """``feature_labels.json`` with other labels; what in it names no feature stays.
+
+    Args:
+        path: the present file, if there is one.
+        probes: every label that the new one is to hold.
+    """
+    document = load(files.read_small(path, _MAX_BYTES), path) if path.exists() else {}
+    if type(document) is not dict:
+        raise VindexInvalid(f"{path.name}: expected an object", path=path)
+    rest = {key: label for key, label in document.items() if not _FEATURE_KEY.fullmatch(key)}
+    named = {f"L{layer}_F{feature}": label for (layer, feature), label in sorted(probes.items())}
+    return json.dumps({**named, **rest}, indent=2, ensure_ascii=False).encode()
 
 
 def _read_probes(path: Path) -> tuple[dict[tuple[int, int], str], int]:

@@ -113,6 +113,26 @@ class Vindex(Closing):
         return str(self.path)
 
     @property
+    def base(self) -> Vindex:
+        """The files as they are, where edits stand over them; else the vindex itself."""
+        return self
+
+    @property
+    def mapped_files(self) -> Mapping[str, MappedFile]:
+        """Every binary file that is read, by name."""
+        return self._maps
+
+    @property
+    def entries(self) -> Mapping[str, ManifestEntry]:
+        """Where the float tensors of the manifest lie, by key."""
+        return self._entries
+
+    @property
+    def quant_entries(self) -> Mapping[str, QuantEntry]:
+        """Where the quantised matrices lie, by key."""
+        return self._quantised
+
+    @property
     def spec(self) -> ModelSpec:
         """The model's description.
 

@@ -83,6 +83,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.patching import run as run_patching
 
             return run_patching(statement, context)
+        case ast.CompileVindex() | ast.CompileModel():
+            from lql.execute.compile import run as run_compile
+
+            return run_compile(statement, context)
         case ast.Diff():
             from lql.execute.diff import run as run_diff
 

@@ -17,6 +17,7 @@ from lql.results import Record, Result
 
 _LAYOUTS = {
     "lql.results.browse": "lql.render.view_browse",
+    "lql.results.compile": "lql.render.view_compile",
     "lql.results.edits": "lql.render.view_edits",
     "lql.results.forward": "lql.render.view_forward",
     "lql.results.lifecycle": "lql.render.view_lifecycle",

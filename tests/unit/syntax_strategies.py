@@ -257,12 +257,17 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         target=VINDEX_PATHS,
         format=words(ast.ModelFormat),
         on_conflict=words(ast.PatchConflict),
+        overwrite=FLAG,
     ),
     ast.CompileModel: build(
         ast.CompileModel,
         source=VINDEX_REFS,
         target=texts(Slot.OUTPUT_PATH),
         format=words(ast.ModelFormat),
+        dtype=words(ast.StorageDtype),
+        quant=words(ast.ModelQuant),
+        on_conflict=words(ast.PatchConflict),
+        overwrite=FLAG,
     ),
     ast.Diff: build(
         ast.Diff,

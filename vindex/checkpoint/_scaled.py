@@ -23,7 +23,8 @@ import numpy.typing as npt
 from vindex.checkpoint._base import TensorInfo
 from vindex.kinds import StorageDtype
 
-_BLOCKS, _SCALES = "_blocks", "_scales"
+BLOCKS = "_blocks"  # a tensor whose name ends so holds codes, never floats
+_SCALES = "_scales"
 _CODES_PER_BLOCK = 32
 _SCALE_INV = "_scale_inv"
 _TILE = 128
@@ -72,8 +73,8 @@ def find_scaled(owners: Mapping[str, Raw]) -> tuple[dict[str, Scaled], frozenset
 
 
 def _partner(name: str, encoding: str) -> tuple[str, type[_Mxfp4] | type[_Fp8] | None]:
-    if encoding == "U8" and name.endswith(_BLOCKS):
-        return name.removesuffix(_BLOCKS) + _SCALES, _Mxfp4
+    if encoding == "U8" and name.endswith(BLOCKS):
+        return name.removesuffix(BLOCKS) + _SCALES, _Mxfp4
     if encoding == "F8_E4M3":
         return name + _SCALE_INV, _Fp8
     return name, None
