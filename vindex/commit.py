@@ -124,6 +124,33 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         )
 
 
+def refuse_existing_file(target: Path, *, overwrite: bool) -> None:
+    """Raise when a file is taken and may not be replaced, or has nowhere to be.
+
+    Raises:
+        TargetExists: it exists, and ``overwrite`` is false or it is no regular file.
+        VindexError: the directory it belongs into does not exist.
+    """
+    if overwrite and target.is_file() and not target.is_symlink():
+        return
+    refuse_existing(target, overwrite=False)
+
+
+def publish_file(stage: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename a finished, synced file to its name; the old file or the new one, at any moment.
+
+    Raises:
+        TargetExists: somebody created the target meanwhile.
+        VindexError: the filesystem refused.
+    """
+    with _explained(target):
+        if overwrite:
+            os.replace(stage, target)
+        else:
+            _rename_new(stage, target)
+        sync_directory(Path(os.path.abspath(target)).parent)
+
+
 def remove_leftovers(target: Path) -> list[Path]:
     """Remove stages of this target whose writer is gone; what was removed."""
     pattern = re.compile(re.escape(f".{target.name}.stage-") + "[0-9a-f]{32}")

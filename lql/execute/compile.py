@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from lql import ast
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
-from lql.execute.slots import not_available, text
+from lql.execute.slots import text
 from lql.results import Result
 from lql.results.compile import CompileModelResult, CompileVindexResult
 from vindex.compiling import compile_vindex
@@ -22,6 +22,9 @@ from vindex.edited import EditedVindex
 from vindex.edits import Fact, folded
 from vindex.knn_store import read_knn_store
 from vindex.store import Vindex, open_vindex
+
+if TYPE_CHECKING:
+    from vindex.export.gguf import GgufQuant
 
 _SHOWN = 10
 
@@ -133,20 +136,28 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
 
 def _into_model(statement: ast.CompileModel, context: Context) -> CompileModelResult:
     from vindex.export.directory import export_safetensors
+    from vindex.export.gguf import export_gguf
 
     target = Path(text(statement.target)).expanduser()
     model_format = _format(statement, target)
     with compiled(statement, context) as source:
         _refuse_facts(source)
         if model_format is ast.ModelFormat.GGUF:
-            raise not_available("FORMAT gguf", statement.span)
-        report = export_safetensors(
-            source.vindex,
-            target,
-            dtype=statement.dtype,
-            overwrite=statement.overwrite,
-            progress=context.progress,
-        )
+            report = export_gguf(
+                source.vindex,
+                target,
+                quant=_gguf_quant(statement),
+                overwrite=statement.overwrite,
+                progress=context.progress,
+            )
+        else:
+            report = export_safetensors(
+                source.vindex,
+                target,
+                dtype=statement.dtype,
+                overwrite=statement.overwrite,
+                progress=context.progress,
+            )
     for note in report.notes:
         context.note(note)
     return CompileModelResult(
@@ -185,6 +196,14 @@ def _format(statement: ast.CompileModel, target: Path) -> ast.ModelFormat:
             Diagnostic(Code.CLAUSE_MISPLACED, problem[0], span=statement.span, helps=(problem[1],))
         )
     return chosen
+
+
+def _gguf_quant(statement: ast.CompileModel) -> GgufQuant | None:
+    from vindex.export.gguf import GgufQuant
+
+    if statement.quant is not None:
+        return GgufQuant[statement.quant.name]
+    return None if statement.dtype is None else GgufQuant.of(statement.dtype)
 
 
 def _refuse_facts(source: Compiled) -> None:

@@ -7,7 +7,7 @@ says how to undo it in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,26 +180,80 @@ def _find(
     tensors: Mapping[str, GgufTensor], parts: list[TensorSpec], rules: GgufRules, spec: ModelSpec
 ) -> Mapped | None:
     first = parts[0]
-    name = _FUSED.get(tuple(part.role for part in parts)) or _NAMES.get(first.role)
+    name = file_name(parts)
     if name is None:
         return None  # the ledger names it as missing
-    tensor = tensors.get(name.format(layer=first.layer))
+    tensor = tensors.get(name)
     if tensor is None:
         alone = len(parts) == 1 and not rules.permuted
         return _cut_out(tensors, first, spec) if alone else None
+    layout = file_layout(parts, rules, spec, tensor.shape[0])
+    return Mapped(
+        tensor,
+        layout.order,
+        transposed=layout.transposed,
+        one_row=layout.one_row and len(tensor.shape) == 1,
+        offset=layout.offset,
+    )
+
+
+def file_name(parts: Sequence[TensorSpec]) -> str | None:
+    """What a file calls the Hugging Face tensor that holds these, from the first row on."""
+    name = _FUSED.get(tuple(part.role for part in parts)) or _NAMES.get(parts[0].role)
+    return None if name is None else name.format(layer=parts[0].layer)
+
+
+def stack_name(part: TensorSpec) -> str | None:
+    """What a file calls the stack of all experts' tensors of this role."""
+    name = _STACKS.get(part.role)
+    return None if name is None else name.format(layer=part.layer)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileLayout:
+    """How a file has a Hugging Face tensor; the attributes are those of ``Mapped``."""
+
+    order: Order | None
+    transposed: bool
+    one_row: bool
+    offset: float
+
+    def to_file(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The file's values of a Hugging Face tensor: what reading undoes."""
+        if self.one_row:
+            values = values[0]
+        if self.transposed:
+            values = values.T
+        if self.order is not None:
+            ordered = np.empty_like(values)
+            ordered[self.order] = values
+            values = ordered
+        if self.offset:
+            values = values + np.float32(self.offset)
+        return np.ascontiguousarray(values)
+
+
+def file_layout(
+    parts: Sequence[TensorSpec], rules: GgufRules, spec: ModelSpec, rows: int
+) -> FileLayout:
+    """How a file has the Hugging Face tensor that holds these parts.
+
+    Args:
+        rows: of the tensor in the file.
+    """
+    first = parts[0]
     order, cut = None, first.cut
     if first.role in rules.permuted and first.layer is not None:
         attention = spec.layers[first.layer].attention
         query = first.role in (Role.Q, Role.Q_BIAS)
         heads = attention.heads if query else attention.kv_heads
-        order = rope_pairs_apart(tensor.shape[0], heads)
+        order = rope_pairs_apart(rows, heads)
     elif cut is not None and cut.blocks > 1:
-        order = _head_by_head(tensor.shape[0], len(parts), cut)
-    return Mapped(
-        tensor,
+        order = _head_by_head(rows, len(parts), cut)
+    return FileLayout(
         order,
         transposed=cut is not None and cut.transposed,
-        one_row=first.role is Role.SHARED_SWITCH and len(tensor.shape) == 1,
+        one_row=first.role is Role.SHARED_SWITCH,
         offset=1.0 if rules.norm_offset and first.role in _NORMS else 0.0,
     )
 

@@ -28,10 +28,10 @@ from vindex.files import (
 
 Json = dict[str, Any]
 
-_SPACE = "\u2581"
+SPACE = "\u2581"
 
 
-class _TokenType(IntEnum):
+class TokenType(IntEnum):
     """``tokenizer.ggml.token_type``."""
 
     NORMAL = 1
@@ -42,7 +42,7 @@ class _TokenType(IntEnum):
     BYTE = 6
 
 
-class _Model(Enum):
+class TokenizerModel(Enum):
     """``tokenizer.ggml.model``."""
 
     BYTE_LEVEL = "gpt2"
@@ -86,13 +86,13 @@ class GgufTokenizer:
         count = len(self._tokens)
         if not 0 < count <= vocab_size:
             raise self._bad(f"has {count} tokens for an embedding of {vocab_size} rows")
-        self._types = self._list("token_type", int, default=[_TokenType.NORMAL] * count)
+        self._types = self._list("token_type", int, default=[TokenType.NORMAL] * count)
         if len(self._types) != count:
             raise self._bad(f"has {len(self._types)} token types for {count} tokens")
         self._model = self._known_model()
-        is_byte_level = self._model is _Model.BYTE_LEVEL
+        is_byte_level = self._model is TokenizerModel.BYTE_LEVEL
         self._splitter = self._known_splitter() if is_byte_level else None
-        self._is_phi3 = architecture == "phi3" and self._model is _Model.SENTENCEPIECE
+        self._is_phi3 = architecture == "phi3" and self._model is TokenizerModel.SENTENCEPIECE
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer's files by name."""
@@ -110,7 +110,7 @@ class GgufTokenizer:
     @property
     def adds_bos(self) -> bool:
         """Whether encoding puts BOS first; Gemma 4's own does not, whatever llama.cpp records."""
-        if self._model is _Model.GEMMA4:
+        if self._model is TokenizerModel.GEMMA4:
             return False
         default = True if self._splitter is None else self._splitter.adds_bos
         return self._flag("add_bos_token", default) and self._id("bos") is not None
@@ -147,12 +147,12 @@ class GgufTokenizer:
         if not self._is_gemma:
             return self._tokens
         return [
-            _SPACE * len(token) if " " in token and not token.strip(" ") else token
+            SPACE * len(token) if " " in token and not token.strip(" ") else token
             for token in self._tokens
         ]
 
     def _added_tokens(self, spelled: Sequence[str]) -> list[Json]:
-        whole = {_TokenType.CONTROL: True, _TokenType.UNKNOWN: True, _TokenType.USER_DEFINED: False}
+        whole = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
         return [
             {
                 "id": index,
@@ -161,7 +161,7 @@ class GgufTokenizer:
                 "lstrip": False,
                 "rstrip": self._is_phi3 and token not in _PHI3_KEEPS_SPACE,
                 "normalized": False,
-                "special": whole[_TokenType(kind)],
+                "special": whole[TokenType(kind)],
             }
             for index, (token, kind) in enumerate(zip(spelled, self._types, strict=True))
             if kind in whole and token
@@ -177,14 +177,14 @@ class GgufTokenizer:
         }
 
     def _sentencepiece(self, vocabulary: dict[str, int]) -> Json:
-        listed = self._model is _Model.GEMMA4
+        listed = self._model is TokenizerModel.GEMMA4
         prefixed = self._flag("add_space_prefix", not listed)
-        replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-        unreplace = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+        unreplace = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
         decoders: list[Json] = [unreplace, {"type": "ByteFallback"}, {"type": "Fuse"}]
         normalizer: Json = replace
         if prefixed:
-            prepend = {"type": "Prepend", "prepend": _SPACE}
+            prepend = {"type": "Prepend", "prepend": SPACE}
             normalizer = {"type": "Sequence", "normalizers": [prepend, replace]}
             decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
         unknown = self._id("unknown")
@@ -295,14 +295,14 @@ class GgufTokenizer:
         }
         return {key: value for key, value in result.items() if value is not None}
 
-    def _known_model(self) -> _Model:
+    def _known_model(self) -> TokenizerModel:
         name = self._metadata.get("tokenizer.ggml.model")
-        for model in _Model:
+        for model in TokenizerModel:
             if model.value == name:
                 return model
         raise Unsupported(
             f"{self._path.name} has a tokenizer of model {show(name)}, which is not supported",
-            hint=f"supported: {', '.join(model.value for model in _Model)}",
+            hint=f"supported: {', '.join(model.value for model in TokenizerModel)}",
             path=self._path,
         )
 
@@ -326,7 +326,7 @@ class GgufTokenizer:
     def _id(self, name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
         value = self._metadata.get(key)
-        if value is None and self._model is _Model.SENTENCEPIECE:
+        if value is None and self._model is TokenizerModel.SENTENCEPIECE:
             value = _SENTENCEPIECE_IDS.get(name)
         if value is None:
             return None

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from vindex.baking import same
 from vindex.checkpoint._scaled import BLOCKS
 from vindex.checkpoint.cutting import source_key, ways
+from vindex.dtypes import to_float32
 from vindex.errors import VindexIncomplete
 from vindex.families import family_of
 from vindex.families._tensors import dense_ffn
@@ -56,6 +57,10 @@ class Assembled:
     array: Array
     dtype: StorageDtype
     exact: bool
+
+    def float32(self) -> npt.NDArray[np.float32]:
+        """The values in float32."""
+        return to_float32(self.array, self.dtype)
 
 
 def checkpoint_tensors(source: Vindex) -> tuple[Whole, ...]:

@@ -108,6 +108,8 @@ class Family:
         spec_drops: further rules that depend on the model.
         renamed: other names (without prefix) of tensors, with their keys.
         gguf: ``None`` when its GGUF files are not read.
+        gguf_as: the family as whose its GGUF files are read, where they do not say that they
+            are of this one.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Family:
     spec_drops: Callable[[ModelSpec], tuple[DropRule, ...]] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     gguf: GgufRules | None = None
+    gguf_as: str | None = None
 
     def key(self, name: str) -> str:
         """The vindex key of a checkpoint tensor name."""

@@ -85,4 +85,5 @@ FAMILY = Family(
     prefixes=("model.",),
     build=build,
     from_index=from_index,
+    gguf_as="llama",
 )
