@@ -107,8 +107,9 @@ def execute(statement: ast.Statement, context: Context) -> Result:
                     helps=("Session.run and Session.prepare read the files of a text",),
                 )
             )
-        case ast.Explain(statement=explained, analyze=analyze):
-            title = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
-            raise not_available(f"{title} {explained.title}", statement.span)
+        case ast.Explain():
+            from lql.execute.plan import run as run_plan
+
+            return run_plan(statement, context)
         case _:
             raise not_available(statement.title, statement.span)

@@ -21,6 +21,7 @@ _LAYOUTS = {
     "lql.results.edits": "lql.render.view_edits",
     "lql.results.forward": "lql.render.view_forward",
     "lql.results.lifecycle": "lql.render.view_lifecycle",
+    "lql.results.plan": "lql.render.view_plan",
     "lql.results.scripts": "lql.render.view_scripts",
     "lql.results.show": "lql.render.view_show",
 }

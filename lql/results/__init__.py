@@ -8,7 +8,8 @@ two shapes, ``to_rows`` (flat, one table; csv, tsv and jsonl print it) and ``to_
 form    types                                                             ``--format json``
 ======  ================================================================  =========================
 ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
-RECORD  InferComparison, ExplainInfer, Stats, Extract, Copy, Plot, Info   one object
+RECORD  InferComparison, ExplainInfer, Plan, Stats, Extract, Copy, Plot   one object
+        and Info
 STATUS  Use, Set, DefineRelation, Assert                                  nothing; a note on stderr
 ======  ================================================================  =========================
 
@@ -16,8 +17,8 @@ Names in ``columns`` are the keys of the row objects. They are stable; numbers a
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
 (WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER),
-``lifecycle`` (EXTRACT, USE, SET), ``scripts`` (ASSERT) and ``commands`` (``lql verify``,
-``lql --info``).
+``lifecycle`` (EXTRACT, USE, SET), ``scripts`` (ASSERT), ``plan`` (EXPLAIN) and ``commands``
+(``lql verify``, ``lql --info``).
 """
 
 from lql.results.base import (
