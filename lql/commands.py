@@ -141,7 +141,13 @@ def run_info(common: Common, reporter: Reporter) -> int:
     """``lql --info``: print what runs here; return the exit code."""
     terminal = configure(common, reporter)
     options = BatchOptions(format=common.format, render=terminal.render, output=common.output)
-    result = InfoResult(
+    batch.show(info_result(), options, reporter)
+    return 0
+
+
+def info_result() -> InfoResult:
+    """Versions and devices, as ``--info`` and the shell tell them."""
+    return InfoResult(
         lql=_version("lql") or "unknown",
         python=platform.python_version(),
         platform=platform.platform(),
@@ -151,8 +157,6 @@ def run_info(common: Common, reporter: Reporter) -> int:
         else os.cpu_count() or 1,
         packages={name: _version(name) for name in _PACKAGES},
     )
-    batch.show(result, options, reporter)
-    return 0
 
 
 def _devices() -> tuple[str, ...]:

@@ -37,6 +37,14 @@ class Format(Enum):
     NONE = "none"
 
 
+class Expand(Enum):
+    """When a table's rows are printed a line for each value."""
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"  # where the columns do not fit side by side
+
+
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
     """What may differ between a terminal and a pipe.
@@ -44,10 +52,12 @@ class RenderOptions:
     Attributes:
         width: columns to fit tables into, or ``None`` for no limit (anything but a terminal).
         color: whether headings may carry ANSI styles.
+        expand: when rows of a table stand vertically.
     """
 
     width: int | None = None
     color: bool = False
+    expand: Expand = Expand.AUTO
 
 
 class Renderer(Protocol):

@@ -13,7 +13,7 @@ from typing import TextIO, assert_never
 
 from rich.cells import cell_len, set_cell_size
 
-from lql.render import RenderOptions
+from lql.render import Expand, RenderOptions
 from lql.render.blocks import Block, Facts, Grid, Heading, Line
 from lql.render.vertical import facts_lines, spaced, vertical_lines
 from lql.render.view import view
@@ -52,13 +52,25 @@ class TableRenderer:
             case Grid(rows=()):
                 yield "(no rows)"
             case Grid():
-                widths = _fit(block, self._options.width)
+                widths = self._widths(block)
                 if widths is None:
                     yield from vertical_lines(block)
                 else:
                     yield from _grid_lines(block, widths, color=self._options.color)
             case _:
                 assert_never(block)
+
+    def _widths(self, grid: Grid) -> list[int] | None:
+        """Column widths, or ``None`` where the rows stand vertically."""
+        match self._options.expand:
+            case Expand.ON:
+                return None
+            case Expand.AUTO:
+                return _fit(grid, self._options.width)
+            case Expand.OFF:
+                return _fit(grid, self._options.width) or _fit(grid, None)
+            case _:
+                assert_never(self._options.expand)
 
 
 def _fit(grid: Grid, limit: int | None) -> list[int] | None:

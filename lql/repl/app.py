@@ -34,6 +34,7 @@ from lql.repl.completer import LqlCompleter
 from lql.repl.highlighter import LqlLexer
 from lql.repl.history import PrivateHistory, history_path
 from lql.repl.keys import KEYS, LEAVING_HINT, bindings
+from lql.repl.known import KnownNames, State
 from lql.repl.progress import DetachableProgress
 from lql.repl.runner import Runner
 from lql.repl.shell import Shell
@@ -137,11 +138,20 @@ class Repl:
     ) -> None:
         self._ask = ask
         self._session = session
-        self._parameters = options.parameters
         self._reporter = reporter
         self._progress = progress or DetachableProgress(None)
         self._on_bug = on_bug
-        self._shell = Shell(reporter, options.format, options.render, KEYS)
+        self._shell = Shell(
+            reporter,
+            options.format,
+            options.render,
+            KEYS,
+            session=session,
+            run=self._run,
+            typed_before=lambda: self._history.get_strings(),
+            variables=dict(options.parameters),
+        )
+        self._names = KnownNames(session)
         self._runner = Runner(self._execute, timeout_s=options.timeout_s, say=self._shell.say)
         self._history = PrivateHistory(history_path(os.environ))
         self._prompt = self._make_prompt(color=options.render.color)
@@ -158,7 +168,8 @@ class Repl:
             try:
                 text = self._prompt.prompt(
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
-                    refresh_interval=_REFRESH_S if self._runner.busy_with else 0,
+                    refresh_interval=_REFRESH_S if self._changes_by_itself() else 0,
+                    default=self._shell.take_prefill(),
                 )
                 if self._interrupted_early():
                     raise KeyboardInterrupt
@@ -181,7 +192,8 @@ class Repl:
                             return Outcome.LEAVE
                     case Statements(text=statements, start=start):
                         lines_before = text.count("\n", 0, start)  # messages count them too
-                        self._run("\n" * lines_before + statements)
+                        self._run("\n" * lines_before + statements, _INPUT_NAME)
+                        self._shell.last_text = statements.strip()
                     case _:
                         assert_never(part)
             except LqlError as error:
@@ -205,15 +217,15 @@ class Repl:
         except KeyboardInterrupt:
             return False
 
-    def _run(self, text: str) -> None:
-        script = self._session.prepare(text, name=_INPUT_NAME, words=self._parameters)
+    def _run(self, text: str, name: str) -> None:
+        script = self._session.prepare(text, name=name, words=self._shell.variables)
         if _replaces_base(script) and not self._may_drop("this drops"):
             return
-        renderer = self._shell.renderer()
+        shown = self._shell.showing()
         try:
             for result in self._runner.run(script):
                 self._progress.clear()
-                renderer.write(result)
+                shown.write(result)
                 self._reporter.finished(result)
         finally:
             self._progress.detach()
@@ -273,7 +285,7 @@ class Repl:
             prompt_continuation=_continuation,
             bottom_toolbar=self._toolbar,
             lexer=LqlLexer(),
-            completer=LqlCompleter(lambda: self._shell.topics),
+            completer=LqlCompleter(lambda: self._shell.topics, self._names.now),
             complete_while_typing=True,
             auto_suggest=AutoSuggestFromHistory(),
             history=self._history,
@@ -295,7 +307,13 @@ class Repl:
             self._shell.format,
             timing=self._reporter.timing,
             busy_with=self._runner.busy_with,
+            names=self._names.state.value if self._names.state is State.LOADING else "",
         )
+
+    def _changes_by_itself(self) -> bool:
+        """Whether the toolbar may change while nobody types."""
+        self._names.now()
+        return self._runner.busy_with is not None or self._names.state is State.LOADING
 
 
 def _replaces_base(script: ast.Script) -> bool:

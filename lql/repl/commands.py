@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-
-from prompt_toolkit.shortcuts import clear
+from typing import assert_never
 
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlUsageError
 from lql.names import nearest
-from lql.render import Format
+from lql.repl import actions
 from lql.repl.help_text import Entry, overview, topic_lines, topic_text
 from lql.repl.help_topics import find_topics
 from lql.repl.shell import Shell
+from lql.syntax_words import Table
 
 
 class Outcome(Enum):
@@ -36,6 +36,13 @@ class Argument(Enum):
     TOPIC = "[STATEMENT | \\COMMAND]"
     FORMAT = "[FORMAT]"
     SWITCH = "[on | off]"
+    EXPAND = "[on | off | auto]"
+    FILE = "[FILE]"
+    TABLE = "[TABLE]"
+    SECONDS = "[SECONDS]"
+    TEXT = "[TEXT]"
+    VARIABLE = "[NAME VALUE]"
+    NAME = "NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +124,29 @@ def dispatch(call: Call, shell: Shell) -> Outcome:
 
 
 def values(argument: Argument) -> tuple[str, ...]:
-    """The words an argument can be, apart from topics."""
+    """The words an argument can be, apart from topics and files."""
     match argument:
         case Argument.FORMAT:
-            return tuple(each.value for each in Format)
+            return actions.FORMATS
         case Argument.SWITCH:
-            return ("on", "off")
+            return actions.SWITCH
+        case Argument.EXPAND:
+            return actions.EXPAND
+        case Argument.TABLE:
+            return tuple(table.value for table in Table)
         case Argument.TOPIC:
             return tuple(command.name for command in COMMANDS)
-        case Argument.NONE:
+        case (
+            Argument.NONE
+            | Argument.FILE
+            | Argument.SECONDS
+            | Argument.TEXT
+            | Argument.VARIABLE
+            | Argument.NAME
+        ):
             return ()
+        case _:
+            assert_never(argument)
 
 
 def _known(word: str) -> Command:
@@ -162,48 +182,18 @@ def _help(shell: Shell, argument: str) -> Outcome:
 
 
 def _leave(shell: Shell, argument: str) -> Outcome:
-    _refuse_argument("\\q", argument)
+    actions.refuse_argument("\\q", argument)
     return Outcome.LEAVE
 
 
-def _format(shell: Shell, argument: str) -> Outcome:
-    if argument:
-        shell.format = Format(_one_of(argument, Argument.FORMAT))
-    shell.say(f"format {shell.format.value}")
-    return Outcome.STAY
+def _does(action: Callable[[Shell, str], None]) -> Callable[[Shell, str], Outcome]:
+    """A command that stays in the shell."""
 
+    def run(shell: Shell, argument: str) -> Outcome:
+        action(shell, argument)
+        return Outcome.STAY
 
-def _timing(shell: Shell, argument: str) -> Outcome:
-    reporter = shell.reporter
-    reporter.timing = (
-        _one_of(argument, Argument.SWITCH) == "on" if argument else not reporter.timing
-    )
-    shell.say(f"timing {'on' if reporter.timing else 'off'}")
-    return Outcome.STAY
-
-
-def _clear(shell: Shell, argument: str) -> Outcome:
-    _refuse_argument("\\clear", argument)
-    clear()
-    return Outcome.STAY
-
-
-def _one_of(argument: str, kind: Argument) -> str:
-    known = values(kind)
-    if argument.casefold() in known:
-        return argument.casefold()
-    raise LqlUsageError(
-        Diagnostic(
-            Code.USAGE,
-            f'"{argument}" is not one of {", ".join(known)}',
-            suggestions=nearest(argument, known, limit=1),
-        )
-    )
-
-
-def _refuse_argument(name: str, argument: str) -> None:
-    if argument:
-        raise LqlUsageError(Diagnostic(Code.USAGE, f"{name} takes nothing after it"))
+    return run
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -215,7 +205,91 @@ COMMANDS: tuple[Command, ...] = (
         _help,
     ),
     Command("\\q", ("\\quit", "exit", "quit"), Argument.NONE, "leave (also Ctrl-D)", _leave),
-    Command("\\format", (), Argument.FORMAT, "show or choose how results are printed", _format),
-    Command("\\timing", (), Argument.SWITCH, "say how long each statement took, or stop", _timing),
-    Command("\\clear", ("clear",), Argument.NONE, "clear the screen (also Ctrl-L)", _clear),
+    Command(
+        "\\d", (), Argument.TABLE, "list the tables, or the columns of one", _does(actions.describe)
+    ),
+    Command("\\e", (), Argument.FILE, "write statements in an editor", _does(actions.edit)),
+    Command("\\i", (), Argument.FILE, "run a script", _does(actions.include)),
+    Command(
+        "\\o", (), Argument.FILE, "send results to a file; alone: here again", _does(actions.send)
+    ),
+    Command(
+        "\\once", (), Argument.FILE, "send the next result to a file", _does(actions.send_once)
+    ),
+    Command(
+        "\\tee",
+        (),
+        Argument.FILE,
+        "send results to a file as well; alone: stop that",
+        _does(actions.send_copies),
+    ),
+    Command(
+        "\\last",
+        (),
+        Argument.FORMAT,
+        "show the last result again, nothing cut",
+        _does(actions.last),
+    ),
+    Command(
+        "\\watch",
+        (),
+        Argument.SECONDS,
+        "run the last statements again and again, until Ctrl-C",
+        _does(actions.watch),
+    ),
+    Command(
+        "\\history",
+        (),
+        Argument.TEXT,
+        "list what was typed, with a text in it",
+        _does(actions.history),
+    ),
+    Command(
+        "\\set",
+        (),
+        Argument.VARIABLE,
+        "give :name a value; alone: list the values",
+        _does(actions.set_variable),
+    ),
+    Command(
+        "\\unset", (), Argument.NAME, "forget the value of :name", _does(actions.unset_variable)
+    ),
+    Command(
+        "\\format",
+        (),
+        Argument.FORMAT,
+        "show or choose how results are printed",
+        _does(actions.set_format),
+    ),
+    Command(
+        "\\x",
+        (),
+        Argument.EXPAND,
+        "print a line for each value: always, never, or where columns do not fit",
+        _does(actions.set_expand),
+    ),
+    Command(
+        "\\pager",
+        (),
+        Argument.SWITCH,
+        "page what does not fit on the screen, or stop",
+        _does(actions.set_pager),
+    ),
+    Command(
+        "\\timing",
+        (),
+        Argument.SWITCH,
+        "say how long each statement took, or stop",
+        _does(actions.set_timing),
+    ),
+    Command(
+        "\\info", (), Argument.NONE, "versions, devices, and what is open", _does(actions.info)
+    ),
+    Command(
+        "\\clear",
+        ("clear",),
+        Argument.NONE,
+        "clear the screen (also Ctrl-L)",
+        _does(actions.clear_screen),
+    ),
 )

@@ -19,6 +19,7 @@ from lql.parser import Expectation, expectation, keywords, tokens
 from lql.repl.buffer import CommandLine, Statements, is_blank, split
 from lql.repl.commands import COMMANDS, Argument, find, values
 from lql.repl.help_topics import Topic
+from lql.repl.known import NOTHING_KNOWN, Known
 from lql.repl.paths import PathKind, entries
 from lql.syntax_text import quote, unquote
 from lql.syntax_words import Slot
@@ -63,7 +64,22 @@ class PathIn:
     quote: str
 
 
-Want: TypeAlias = CommandNames | CommandArgument | Keywords | PathIn
+@dataclass(frozen=True, slots=True)
+class NameOf:
+    """A name that the open vindex knows.
+
+    Attributes:
+        slot: what it is of.
+        quote: the quote that stands before it already, or ``""``.
+        bare: it stands without quotes: a column or a number.
+    """
+
+    slot: Slot
+    quote: str
+    bare: bool = False
+
+
+Want: TypeAlias = CommandNames | CommandArgument | Keywords | PathIn | NameOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,8 @@ _PATHS = {
     Slot.OUTPUT_PATH: PathKind.ANY,
     Slot.FACTS_PATH: PathKind.ANY,
 }
+_NAMES = (Slot.ENTITY, Slot.RELATION, Slot.TARGET, Slot.KIND)
+_BARE_NAMES = {Slot.LAYER: "INTEGER", Slot.FIELD: "NAME"}
 
 
 def wanted(before: str) -> Request:
@@ -136,6 +154,13 @@ def _in_statement(text: str, *, begins_line: bool) -> Request:
             return Request(typed[1:], (PathIn(kind, typed[0]),))
         if not typed:
             wants.append(PathIn(kind, ""))
+    if here.slot in _NAMES and "STRING" in here.legal:
+        if typed[:1] in ('"', "'"):
+            return Request(typed[1:], (NameOf(here.slot, typed[0]),))
+        if not typed:
+            wants.append(NameOf(here.slot, ""))
+    if here.slot in _BARE_NAMES and _BARE_NAMES[here.slot] in here.legal:
+        wants.insert(0, NameOf(here.slot, "", bare=True))
     return Request(typed, tuple(wants))
 
 
@@ -175,12 +200,18 @@ class Name:
     meta: str = ""
 
 
-def names(request: Request, directory: Path, topics: Callable[[], Sequence[Topic]]) -> list[Name]:
+def names(
+    request: Request,
+    directory: Path,
+    topics: Callable[[], Sequence[Topic]],
+    known: Known = NOTHING_KNOWN,
+) -> list[Name]:
     """The things to offer, best first, at most ``MAX_NAMES``.
 
     Args:
         directory: relative paths are looked up in it.
         topics: the statements that help knows.
+        known: the names of the open vindex.
     """
     found: list[Name] = []
     for want in request.wants:
@@ -190,12 +221,16 @@ def names(request: Request, directory: Path, topics: Callable[[], Sequence[Topic
             case CommandArgument(argument=Argument.TOPIC):
                 statements = [(topic.name, topic.meaning) for topic in topics()]
                 found += _words(request.typed, [*statements, *_command_names(backslash=True)])
+            case CommandArgument(argument=Argument.FILE):
+                found += _files(request.typed, directory)
             case CommandArgument(argument=argument):
                 found += _words(request.typed, [(word, "") for word in values(argument)])
             case Keywords(spellings=spellings):
                 found += _words(request.typed, [(word, "") for word in sorted(spellings)])
             case PathIn():
                 found += _paths(request.typed, want, directory)
+            case NameOf():
+                found += _known_names(request.typed, want, known)
             case _:
                 assert_never(want)
     return found[:MAX_NAMES]
@@ -223,6 +258,14 @@ def _words(typed: str, known: Iterable[tuple[str, str]]) -> list[Name]:
     return [] if only_itself else first + second
 
 
+def _files(typed: str, directory: Path) -> Iterator[Name]:
+    """Files after a command of the shell, which need no quotes."""
+    replaces = len(typed) - typed.rfind("/") - 1
+    for entry in entries(typed, PathKind.ANY, directory):
+        end = "" if entry.meta.ends_path else "/"
+        yield Name(entry.name + end, replaces, visible(entry.name), entry.meta.value)
+
+
 def _paths(typed: str, want: PathIn, directory: Path) -> Iterator[Name]:
     """Entries that go on from what is typed; only the last part of the path is replaced."""
     mark = want.quote or '"'
@@ -231,6 +274,21 @@ def _paths(typed: str, want: PathIn, directory: Path) -> Iterator[Name]:
         written = _inside(entry.name, mark) + (mark if entry.meta.ends_path else "/")
         text = written if want.quote else mark + written
         yield Name(text, replaces, visible(entry.name), entry.meta.value)
+
+
+def _known_names(typed: str, want: NameOf, known: Known) -> Iterator[Name]:
+    """Names of the vindex that go on from what is typed; nothing where that is one already."""
+    terms = known.terms(want.slot)
+    if want.bare:
+        for term in terms.beginning(typed, MAX_NAMES):
+            if term.text != typed:
+                yield Name(term.text, len(typed), term.text, term.meta)
+        return
+    mark = want.quote or '"'
+    begun = unquote(f"{mark}{typed}{mark}")
+    for term in terms.beginning(begun, MAX_NAMES):
+        text = _inside(term.text, mark) + mark
+        yield Name(text if want.quote else mark + text, len(typed), visible(term.text), term.meta)
 
 
 def _inside(name: str, mark: str) -> str:
@@ -244,10 +302,16 @@ class LqlCompleter(Completer):
 
     Args:
         topics: the statements that help knows.
+        known: the names of what is open, by now.
     """
 
-    def __init__(self, topics: Callable[[], Sequence[Topic]]) -> None:
+    def __init__(
+        self,
+        topics: Callable[[], Sequence[Topic]],
+        known: Callable[[], Known] = lambda: NOTHING_KNOWN,
+    ) -> None:
         self._topics = topics
+        self._known = known
 
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
@@ -257,7 +321,7 @@ class LqlCompleter(Completer):
         if not request.typed and not complete_event.completion_requested:
             return
         after = document.text_after_cursor
-        for name in names(request, Path.cwd(), self._topics):
+        for name in names(request, Path.cwd(), self._topics, self._known()):
             text = name.text
             if after[:1] in ('"', "'") and text.endswith(after[0]):
                 text = text[:-1]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from lql.render import Format, Renderer, RenderOptions, renderer
+from lql.render import Format, RenderOptions
 from lql.repl.help_text import Entry
 from lql.repl.help_topics import Topic, load_topics
+from lql.repl.showing import Destinations, Screen, Showing, default_pager
 from lql.report import Reporter
+from lql.results import Result
+
+if TYPE_CHECKING:
+    from lql.session import Session
 
 _DEFAULT_WIDTH = 80
+
+
+def _run_nothing(text: str, name: str) -> None:
+    raise AssertionError("this shell has nothing to run statements with")
 
 
 @dataclass
@@ -23,12 +34,30 @@ class Shell:
         format: how results are printed.
         render: what tables may do; the width is looked up anew for every result.
         keys: the key bindings, for help.
+        session: what statements run in.
+        run: runs a text of statements under a name for messages, and shows the results.
+        typed_before: the input history, oldest first.
+        destinations: where results go.
+        paging: whether what does not fit goes through the pager.
+        variables: values of ``:name``, as words.
+        last: the last result that was shown.
+        last_text: the last text of statements that ran.
+        prefill: what the next prompt begins with.
     """
 
     reporter: Reporter
     format: Format = Format.TABLE
     render: RenderOptions = field(default_factory=RenderOptions)
     keys: tuple[Entry, ...] = field(default=())
+    session: Session | None = None
+    run: Callable[[str, str], None] = _run_nothing
+    typed_before: Callable[[], Sequence[str]] = tuple
+    destinations: Destinations = field(default_factory=Destinations)
+    paging: bool = True
+    variables: dict[str, str] = field(default_factory=dict)
+    last: Result | None = None
+    last_text: str = ""
+    prefill: str = ""
 
     @cached_property
     def topics(self) -> tuple[Topic, ...]:
@@ -38,13 +67,30 @@ class Shell:
     @property
     def width(self) -> int:
         """Columns of the terminal as it is now."""
-        return self._terminal_width() or _DEFAULT_WIDTH
+        return self._size()[0] or _DEFAULT_WIDTH
 
-    def renderer(self) -> Renderer:
-        """A renderer for the results of one input."""
-        width = None if self.render.width is None else self._terminal_width()
-        options = RenderOptions(width=width, color=self.render.color)
-        return renderer(self.format, self.reporter.out, options)
+    def showing(self, *, whole: bool = False, format: Format | None = None) -> Showing:
+        """Something to show the results of one input with.
+
+        Args:
+            whole: let no cell be cut, however narrow the terminal is.
+            format: another than the chosen one.
+        """
+        width = None if self.render.width is None or whole else self._size()[0]
+        return Showing(
+            format=format or self.format,
+            screen=self.screen,
+            options=replace(self.render, width=width),
+            destinations=self.destinations,
+            seen=self._seen,
+        )
+
+    @property
+    def screen(self) -> Screen:
+        """The terminal as it is now, with the pager if it is wanted."""
+        width, height = self._size()
+        page = default_pager() if self.paging and width is not None else None
+        return Screen(self.reporter.out, width, height, page)
 
     def print(self, text: str) -> None:
         """Answer on standard output."""
@@ -57,8 +103,17 @@ class Shell:
         self.reporter.err.write(text + "\n")
         self.reporter.err.flush()
 
-    def _terminal_width(self) -> int | None:
+    def take_prefill(self) -> str:
+        """What the next prompt begins with, once."""
+        text, self.prefill = self.prefill, ""
+        return text
+
+    def _seen(self, result: Result) -> None:
+        self.last = result
+
+    def _size(self) -> tuple[int | None, int | None]:
         try:
-            return os.get_terminal_size(self.reporter.out.fileno()).columns or None
+            size = os.get_terminal_size(self.reporter.out.fileno())
         except OSError:
-            return None
+            return None, None
+        return size.columns or None, size.lines or None

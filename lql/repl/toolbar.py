@@ -27,6 +27,8 @@ class Open:
         level, dtype: of a vindex; ``None`` for a model that was not extracted.
         loaded: whether the weights are in memory.
         device: where they are, or will be.
+        recording: the patch file that BEGIN PATCH named.
+        unsaved: how many edits no patch file holds.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Open:
     dtype: str | None
     loaded: bool
     device: str = "cpu"
+    recording: str | None = None
+    unsaved: int = 0
 
 
 def opened(session: Session) -> Open | None:
@@ -43,16 +47,29 @@ def opened(session: Session) -> Open | None:
         return None
     from vindex.store import Vindex
 
+    level = dtype = None
     if isinstance(source, Vindex):
-        index = source.index
-        level, dtype = source.level.value, index.dtype.value
-        return Open(source.name, level, dtype, session.loaded, session.device)
-    return Open(source.name, None, None, session.loaded, session.device)
+        level, dtype = source.level.value, source.index.dtype.value
+    return Open(
+        name=source.name,
+        level=level,
+        dtype=dtype,
+        loaded=session.loaded,
+        device=session.device,
+        recording=session.overlay.recording,
+        unsaved=len(session.overlay.unsaved),
+    )
 
 
 def prompt(current: Open | None) -> str:
-    """The text before the cursor: the last part of the open vindex's name."""
-    return "lql> " if current is None else f"{_short(current.name)}> "
+    """The text before the cursor: the last part of the open vindex's name.
+
+    ``*`` after it: BEGIN PATCH is recording. ``!``: there are edits that no file holds.
+    """
+    if current is None:
+        return "lql> "
+    marks = "*" * (current.recording is not None) + "!" * bool(current.unsaved)
+    return f"{_short(current.name)}{marks}> "
 
 
 def continuation(width: int) -> str:
@@ -65,14 +82,22 @@ def continuation(width: int) -> str:
 
 
 def toolbar(
-    current: Open | None, chosen: Format, *, timing: bool, busy_with: str | None
+    current: Open | None,
+    chosen: Format,
+    *,
+    timing: bool,
+    busy_with: str | None,
+    names: str = "",
 ) -> StyleAndTextTuples:
     """The line at the bottom.
 
     Args:
         busy_with: the title of a cancelled statement that still runs.
+        names: how far completion has read the vindex's names.
     """
     facts = [*_facts(current), f"format {chosen.value}", f"timing {'on' if timing else 'off'}"]
+    if names:
+        facts.append(names)
     if busy_with is not None:
         facts.append(f"{busy_with} is ending")
     return [("", f" {_GAP.join(facts)} ")]
@@ -82,13 +107,23 @@ def _facts(current: Open | None) -> list[str]:
     if current is None:
         return ['nothing open: USE "path.vindex"; opens one']
     weights = "weights loaded" if current.loaded else "weights not loaded"
-    name = visible(current.name)
+    name = _ending(visible(current.name))
+    edits = []
+    if current.recording is not None:
+        edits.append(f"recording {_short(current.recording)}")
+    if current.unsaved:
+        edits.append(f"{current.unsaved} unsaved edit{'s' * (current.unsaved != 1)}")
     if current.level is None or current.dtype is None:
-        return [name, "model, not extracted", weights, current.device]
+        return [name, *edits, "model, not extracted", weights, current.device]
     level, dtype = f"level {current.level}", f"dtype {current.dtype}"
-    return [name, level, dtype, weights, current.device]
+    return [name, *edits, level, dtype, weights, current.device]
 
 
 def _short(name: str) -> str:
     last = visible(PurePath(name).name or name)
     return last if len(last) <= _LONGEST_NAME else f"{last[: _LONGEST_NAME - 1]}…"
+
+
+def _ending(name: str) -> str:
+    """A path cut at its beginning, where paths are alike."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

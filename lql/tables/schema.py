@@ -140,7 +140,8 @@ Will Would Shall Should Can Could May Might Must Not Than Then There Here Also J
 All Such One Two Three Four Five Six Seven Eight Nine Ten First Second Third Each Both Most Many
 More Other Another Every While Although Because Since Until Unless However Therefore
 """
-_STOPPED = ", ".join(f"'{word}'" for word in _BEGINNINGS.split())
+BEGINNINGS = frozenset(_BEGINNINGS.split())
+_STOPPED = ", ".join(f"'{word}'" for word in sorted(BEGINNINGS))
 
 _ENTITIES = TableSchema(
     Table.ENTITIES,

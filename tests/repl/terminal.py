@@ -76,7 +76,7 @@ class Terminal:
                 stdout=out,
                 stderr=self._slave,
                 cwd=self.directory,
-                env={**os.environ, "TERM": "xterm", **environment},
+                env={**os.environ, "TERM": "xterm", "PAGER": "", **environment},
                 start_new_session=True,
             )
         if prompt:

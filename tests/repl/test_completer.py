@@ -114,7 +114,7 @@ def test_help_offers_the_statements_of_the_reference(tmp_path: Path) -> None:
     topics = load_topics()
 
     assert offered("help show l", tmp_path, topics) == ["show layers"]
-    assert "\\format" in offered("help ", tmp_path, topics)
+    assert offered("help \\fo", tmp_path, topics) == ["\\format"]
 
 
 def prefixes() -> list[str]:
