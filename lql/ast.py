@@ -3,7 +3,7 @@
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
 the statement in messages. Re-exports ``lql.syntax_edits`` (the statements that edit),
-``lql.syntax_nodes`` and ``lql.syntax_words``.
+``lql.syntax_traces``, ``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -64,6 +64,13 @@ from lql.syntax_nodes import (
     Value as Value,
     VindexRef as VindexRef,
     Word as Word,
+)
+from lql.syntax_traces import (
+    Ablated as Ablated,
+    Ablation as Ablation,
+    Steering as Steering,
+    Trace as Trace,
+    UseTrace as UseTrace,
 )
 from lql.syntax_words import (
     Band as Band,
@@ -313,6 +320,8 @@ class Infer(Node):
     compare: bool = False
     route: Route | None = None
     prompt_mode: PromptMode | None = None
+    ablate: tuple[Ablation, ...] = ()
+    steer: tuple[Steering, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,21 +360,6 @@ class Explain(Node):
     title: ClassVar[str] = "EXPLAIN"
     statement: Statement
     analyze: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Trace(Node):
-    """``TRACE prompt …``. ``answer`` is what FOR follows through the layers."""
-
-    title: ClassVar[str] = "TRACE"
-    prompt: TextSlot
-    answer: TextSlot | None = None
-    decompose: bool = False
-    layers: LayerRange | None = None
-    positions: TracePositions | None = None
-    save: TextSlot | None = None
-    prompt_mode: PromptMode | None = None
-    limit: IntegerSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +441,7 @@ Statement: TypeAlias = (
     | DiscardPatch
     | Undo
     | SetOption
+    | UseTrace
 )
 
 

@@ -87,6 +87,7 @@ _PATHS = {
     Slot.PATCH_PATH: PathKind.PATCH,
     Slot.OUTPUT_PATH: PathKind.ANY,
     Slot.FACTS_PATH: PathKind.ANY,
+    Slot.TRACE_PATH: PathKind.ANY,
 }
 
 
