@@ -79,6 +79,10 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    TRACE_CLAUSES = ("LQL0560", "clauses of TRACE or INFER that need or exclude each other")
+    TRACE_INVALID = ("LQL0561", "a file is no trace")
+    NO_TRACE = ("LQL0562", "no saved trace is in use, or it is of another model")
+    TRACE_OPEN = ("LQL0563", "the parts of a trace do not add up to the residual stream")
 
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vindex.edited import EditedVindex
     from vindex.edits import EditView, Fact
     from vindex.store import Vindex
+    from vindex.tracefile import TraceFile
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class State:
         overlay: the edits over ``source``.
         edited: ``source`` with the feature edits of a view, while that view is the current one.
         answering: the view whose facts ``model`` answers with.
+        trace: what USE TRACE opened; it outlives USE.
     """
 
     source: Vindex | CheckpointSource | None = None
@@ -51,6 +53,7 @@ class State:
     overlay: Overlay = field(default_factory=Overlay)
     edited: tuple[EditView, EditedVindex] | None = None
     answering: EditView | None = None
+    trace: TraceFile | None = None
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""

@@ -21,6 +21,7 @@ _LAYOUTS = {
     "lql.results.forward": "lql.render.view_forward",
     "lql.results.lifecycle": "lql.render.view_lifecycle",
     "lql.results.show": "lql.render.view_show",
+    "lql.results.trace": "lql.render.view_trace",
 }
 
 
