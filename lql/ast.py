@@ -3,7 +3,8 @@
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
 the statement in messages. Re-exports ``lql.syntax_edits`` (the statements that edit),
-``lql.syntax_scripts`` (SET, ASSERT, INCLUDE), ``lql.syntax_nodes`` and ``lql.syntax_words``.
+``lql.syntax_scripts`` (SET, ASSERT, INCLUDE), ``lql.syntax_traces``, ``lql.syntax_nodes`` and
+``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -71,6 +72,13 @@ from lql.syntax_scripts import (
     Include as Include,
     Probability as Probability,
     SetOption as SetOption,
+)
+from lql.syntax_traces import (
+    Ablated as Ablated,
+    Ablation as Ablation,
+    Steering as Steering,
+    Trace as Trace,
+    UseTrace as UseTrace,
 )
 from lql.syntax_words import (
     Band as Band,
@@ -326,6 +334,8 @@ class Infer(Node):
     compare: bool = False
     route: Route | None = None
     prompt_mode: PromptMode | None = None
+    ablate: tuple[Ablation, ...] = ()
+    steer: tuple[Steering, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,21 +374,6 @@ class Explain(Node):
     title: ClassVar[str] = "EXPLAIN"
     statement: Statement
     analyze: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Trace(Node):
-    """``TRACE prompt …``. ``answer`` is what FOR follows through the layers."""
-
-    title: ClassVar[str] = "TRACE"
-    prompt: TextSlot
-    answer: TextSlot | None = None
-    decompose: bool = False
-    layers: LayerRange | None = None
-    positions: TracePositions | None = None
-    save: TextSlot | None = None
-    prompt_mode: PromptMode | None = None
-    limit: IntegerSlot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +459,7 @@ Statement: TypeAlias = (
     | SetOption
     | Assert
     | Include
+    | UseTrace
 )
 
 

@@ -44,7 +44,6 @@ class Code(Enum):
     CLAUSE_ORDER = ("LQL0112", "the clauses of SELECT stand in the wrong order")
     UNCLOSED_COMMENT = ("LQL0113", "a comment is opened and never closed")
     TOO_DEEP = ("LQL0114", "parentheses, NOT or EXPLAIN are nested too deeply")
-    RESERVED = ("LQL0115", "a statement reserved for a later version")
     BAD_NUMBER = ("LQL0116", "a number is written in a way that LQL does not read")
     TOO_LONG = ("LQL0117", "the text is longer than a script may be")
     BAD_COLUMNS = ("LQL0118", "the columns of a statement are not the ones it takes")
@@ -85,6 +84,11 @@ class Code(Enum):
     MERGE_MISFIT = ("LQL0533", "the vindexes of a MERGE are not edits of one model")
     TOO_MANY_ROWS = ("LQL0540", "a statement would touch more rows than it may without saying so")
     NO_FREE_FEATURE = ("LQL0541", "every feature of the layer is in use")
+
+    TRACE_CLAUSES = ("LQL0560", "clauses of TRACE or INFER that need or exclude each other")
+    TRACE_INVALID = ("LQL0561", "a file is no trace")
+    NO_TRACE = ("LQL0562", "no saved trace is in use, or it is of another model")
+    TRACE_OPEN = ("LQL0563", "the parts of a trace do not add up to the residual stream")
 
     ASSERTION_FAILED = ("LQL0570", "what ASSERT says does not hold")
     INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vindex.edited import EditedVindex
     from vindex.edits import EditView, Fact
     from vindex.store import Vindex
+    from vindex.tracefile import TraceFile
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class State:
         answering: the view whose facts ``model`` answers with.
         variables: what SET gave names, in lower case; they outlive USE.
         pictures: whoever gets the results can show a picture.
+        trace: what USE TRACE opened; it outlives USE.
     """
 
     source: Vindex | CheckpointSource | None = None
@@ -57,6 +59,7 @@ class State:
     answering: EditView | None = None
     variables: dict[str, str | int | float] = field(default_factory=dict)
     pictures: bool = False
+    trace: TraceFile | None = None
 
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""

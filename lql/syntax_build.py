@@ -19,6 +19,7 @@ from lql.codes import Code
 from lql.diagnostics import Diagnostic, Related
 from lql.errors import LqlSyntaxError
 from lql.span import Span
+from lql.syntax_trace_rules import TRACE_RULES
 from lql.syntax_values import VALUE_RULES, Builder, Children, Part, kinds, parts, plain, terminal
 
 
@@ -132,6 +133,10 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "decompose_clause": ("decompose", _flag),
     "positions_clause": ("positions", _word(ast.TracePositions, ast.TracePositions.LAST)),
     "save_clause": ("save", _only),
+    "diff_clause": ("diff", _only),
+    "patch_layer_clause": ("patch_layer", _only),
+    "ablate_clause": ("ablate", _all),
+    "steer_clause": ("steer", _all),
     "distinct_clause": ("distinct", _flag),
     "overwrite_clause": ("overwrite", _flag),
     "picture_clause": ("target", _only),
@@ -174,9 +179,14 @@ def _clause(rule: str, field: str, value: ValueOf) -> Builder:
     return build
 
 
-def _existing_clause(children: Children, span: Span) -> Clause:
-    title = _title(children)
-    return Clause("existing_clause", title.lower(), True, title, span)
+def _one_of(rule: str) -> Builder:
+    """A clause that is one of several words, each with an attribute of its name."""
+
+    def build(children: Children, span: Span) -> Clause:
+        title = _title(children)
+        return Clause(rule, title.lower(), True, title, span)
+
+    return build
 
 
 def _nearest_clause(children: Children, span: Span) -> Clause:
@@ -433,6 +443,7 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "explain_infer": ast.ExplainInfer,
     "explain": ast.Explain,
     "trace": ast.Trace,
+    "use_trace": ast.UseTrace,
     "select": ast.Select,
     "insert": ast.Insert,
     "delete": ast.Delete,
@@ -455,13 +466,15 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
 
 RULES: Mapping[str, Builder] = {
     **VALUE_RULES,
+    **TRACE_RULES,
     **{rule: _clause(rule, field, value) for rule, (field, value) in CLAUSES.items()},
     **{rule: _node(cls) for rule, cls in STATEMENTS.items()},
     "bare_layer_clause": _clause("layer_clause", "layer", _only),
     "assert": _assert,
     "probability": _node(ast.Probability),
     "define_relation": _define_relation,
-    "existing_clause": _existing_clause,
+    "existing_clause": _one_of("existing_clause"),
+    "shares_clause": _one_of("shares_clause"),
     "nearest_clause": _nearest_clause,
     "route_clause": _route_clause,
     "component": _enum(ast.Component),

@@ -17,7 +17,7 @@ from lql.errors import LqlLiteralError, LqlSyntaxError
 from lql.span import SourceText, Span
 from lql.syntax_characters import explain_character, unquoted
 from lql.syntax_failure import END, LITERALS, SYMBOLS, Failure, shorten, some_of
-from lql.syntax_help import FIRST_WORDS, RESERVED, RESERVED_FORMS
+from lql.syntax_help import FIRST_WORDS
 from lql.syntax_text import quote, unquote
 
 _COMPARATORS = ("EQ", "NE", "LE", "GE", "LT", "GT")
@@ -81,21 +81,6 @@ def _ends_too_early(failure: Failure) -> Diagnostic | None:
         Code.UNFINISHED,
         f"the text ends in the middle of {first}",
         label=f"expected {failure.expected}",
-    )
-
-
-def _is_reserved(failure: Failure) -> Diagnostic | None:
-    if not failure.is_word:
-        return None
-    word = failure.found.text.upper()
-    first = failure.previous.kind if failure.previous else ""
-    if not (failure.begins_statement and word in RESERVED) and (first, word) not in RESERVED_FORMS:
-        return None
-    form = f"{first} {word}".strip() if (first, word) in RESERVED_FORMS else word
-    return failure.diagnostic(
-        Code.RESERVED,
-        f"{form} is reserved for a later version of LQL",
-        label="not available yet",
     )
 
 
@@ -301,7 +286,6 @@ def _cannot_stand(failure: Failure) -> Diagnostic:
 
 _REASONS: tuple[Callable[[Failure], Diagnostic | None], ...] = (
     _ends_too_early,
-    _is_reserved,
     _lacks_semicolon,
     _lacks_columns,
     _splits_string,

@@ -26,6 +26,7 @@ SYMBOLS = {
     "SEMICOLON": ";",
     "PIPE": "|>",
     "COMMA": ",",
+    "COLON": ":",
     "OPEN": "(",
     "CLOSE": ")",
     "STAR": "*",

@@ -27,6 +27,7 @@ class StatementHelp:
     example: str
 
 
+_CHANGES = '[ABLATE FEATURE l:f|HEAD l.h|LAYER l, …] [STEER "text" [- "text"] BY x AT LAYER n, …]'
 _EXPLAINED = (
     "[TOP n] [LAYERS a-b] [SYNTAX|KNOWLEDGE|OUTPUT|ALL LAYERS] [RELATIONS ONLY] "
     "[WITH ATTENTION] [VERBOSE]"
@@ -152,7 +153,8 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "INFER",
-        'INFER "prompt" [TOP n] [COMPARE] [CHAT|RAW] [ROUTE VERIFY [FALLBACK] [TOPK n] [EXIT]]',
+        'INFER "prompt" [TOP n] [COMPARE] [CHAT|RAW] [ROUTE VERIFY [FALLBACK] [TOPK n] [EXIT]] '
+        + _CHANGES,
         "predict the next token",
         'INFER "The capital of France is" TOP 5',
     ),
@@ -176,10 +178,17 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "TRACE",
-        'TRACE "prompt" [FOR "answer"] [DECOMPOSE] [LAYERS a-b] [POSITIONS LAST|ALL] '
-        '[SAVE "file"] [CHAT|RAW] [LIMIT n]',
+        'TRACE ["prompt"] [FOR "answer"] [DECOMPOSE] [HEADS|FEATURES] [LAYERS a-b] '
+        '[POSITIONS LAST|ALL] [SAVE "file" [OVERWRITE]] [CHAT|RAW] [LIMIT n] '
+        f'[DIFF "prompt" [PATCH AT LAYER n]] {_CHANGES}',
         "follow a prediction through the layers",
         'TRACE "The capital of France is" FOR "Paris"',
+    ),
+    StatementHelp(
+        "USE TRACE",
+        'USE TRACE "file"',
+        "open a saved trace for TRACE without a prompt",
+        'USE TRACE "france.trace"',
     ),
     StatementHelp(
         "SELECT",
@@ -286,12 +295,6 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
 
 FIRST_WORDS = frozenset(entry.title.split()[0] for entry in STATEMENT_HELP)
 """The words statements begin with."""
-
-RESERVED = ("ABLATE", "STEER")
-"""Words that later versions will begin statements with."""
-
-RESERVED_FORMS = (("USE", "TRACE"),)
-"""Pairs of words that later versions will begin statements with."""
 
 
 def help_for(words: Sequence[str]) -> tuple[StatementHelp, ...]:

@@ -48,6 +48,7 @@ _KINDS = {
     "SEMICOLON": TokenKind.PUNCTUATION,
     "COMMA": TokenKind.PUNCTUATION,
     "DOT": TokenKind.PUNCTUATION,
+    "COLON": TokenKind.PUNCTUATION,
     "OPEN": TokenKind.PUNCTUATION,
     "CLOSE": TokenKind.PUNCTUATION,
     "OPEN_TEXT": TokenKind.OPEN,

@@ -185,6 +185,7 @@ class Slot(Enum):
     PATCH_PATH = "patch path"
     FACTS_PATH = "path of a file of facts"
     SCRIPT_PATH = "path of a script"
+    TRACE_PATH = "path of a saved trace"
     PROMPT = "prompt"
     ENTITY = "entity"
     RELATION = "relation"
@@ -193,6 +194,7 @@ class Slot(Enum):
     KIND = "kind"
     MESSAGE = "message"
     LAYER = "layer"
+    INDEX = "number of a head or feature"
     COUNT = "number of rows"
     TOP = "number of results"
     OFFSET = "offset"
@@ -216,6 +218,7 @@ class Slot(Enum):
 
 _SLOT_TYPES = {
     Slot.LAYER: SlotType.INTEGER,
+    Slot.INDEX: SlotType.INTEGER,
     Slot.COUNT: SlotType.INTEGER,
     Slot.TOP: SlotType.INTEGER,
     Slot.OFFSET: SlotType.INTEGER,
@@ -225,4 +228,11 @@ _SLOT_TYPES = {
     Slot.VALUES: SlotType.LIST,
 }
 
-_SLOT_MINIMA = {Slot.LAYER: 0, Slot.COUNT: 0, Slot.OFFSET: 0, Slot.TOP: 1, Slot.STEPS: 1}
+_SLOT_MINIMA = {
+    Slot.LAYER: 0,
+    Slot.INDEX: 0,
+    Slot.COUNT: 0,
+    Slot.OFFSET: 0,
+    Slot.TOP: 1,
+    Slot.STEPS: 1,
+}

@@ -97,6 +97,8 @@ def _statement(node: ast.Statement) -> str:
             | ast.Merge()
         ):
             return _lifecycle(node)
+        case ast.UseTrace():
+            return _slot(node.title, node.path)
         case ast.Delete():
             rows = _join(_slot("LIMIT", node.limit), _flag("ALL", node.all_rows))
             table = node.table.value
@@ -266,6 +268,7 @@ def _question(
                 _flag("COMPARE", node.compare),
                 _route(node.route),
                 _word(node.prompt_mode),
+                _changes(node),
             )
         case ast.ExplainWalk() | ast.ExplainInfer():
             return _join(
@@ -292,14 +295,20 @@ def _question(
             )
         case ast.Trace():
             return _join(
-                _slot("TRACE", node.prompt),
+                _slot("TRACE", node.prompt) or "TRACE",
                 _slot("FOR", node.answer),
                 _flag("DECOMPOSE", node.decompose),
                 _layers("LAYERS", node.layers),
                 _name("POSITIONS", node.positions),
                 _slot("SAVE", node.save),
+                _flag("OVERWRITE", node.overwrite),
                 _word(node.prompt_mode),
                 _slot("LIMIT", node.limit),
+                _flag("HEADS", node.heads),
+                _flag("FEATURES", node.features),
+                _slot("DIFF", node.diff),
+                _slot("PATCH AT LAYER", node.patch_layer),
+                _changes(node),
             )
         case _:
             assert_never(node)
@@ -317,6 +326,24 @@ def _assert(node: ast.Assert) -> str:
             assert_never(node.subject)
     claim = f"{asked} {node.comparator.value} {_value(node.expected)}"
     return _join(f"ASSERT {claim}", "" if node.message is None else _value(node.message))
+
+
+def _changes(node: ast.Infer | ast.Trace) -> str:
+    ablated = _list(
+        f"{each.kind.value} {_value(each.layer)}"
+        + ("" if each.index is None else f":{_value(each.index)}")
+        for each in node.ablate
+    )
+    steered = _list(
+        _join(
+            _value(each.toward),
+            _slot("-", each.away),
+            _slot("BY", each.amount),
+            _slot("AT LAYER", each.layer),
+        )
+        for each in node.steer
+    )
+    return _join(f"ABLATE {ablated}" if ablated else "", f"STEER {steered}" if steered else "")
 
 
 def _route(route: ast.Route | None) -> str:

@@ -91,6 +91,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.diff import run as run_diff
 
             return run_diff(statement, context)
+        case ast.Trace() | ast.UseTrace():
+            from lql.execute.trace import run as run_trace
+
+            return run_trace(statement, context)
         case ast.SetOption():
             from lql.execute.settings import run as run_settings
 

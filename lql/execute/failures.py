@@ -36,6 +36,7 @@ _VINDEX: dict[type, _Kind] = {
     errors.TargetExists: (LqlRuntimeError, Code.TARGET_EXISTS),
     errors.PatchInvalid: (LqlRuntimeError, Code.PATCH_INVALID),
     errors.OtherBase: (LqlRuntimeError, Code.OTHER_BASE),
+    errors.TraceInvalid: (LqlRuntimeError, Code.TRACE_INVALID),
     errors.Interrupted: (LqlRuntimeError, Code.CANCELLED),
 }
 
@@ -73,6 +74,8 @@ def _from_inference(error: Exception) -> LqlError | None:
         errors.NoChatTemplate: (LqlCapabilityError, Code.UNSUPPORTED),
         errors.SamplingInvalid: (LqlTypeError, Code.OUT_OF_RANGE),
         errors.DeviceMissing: (LqlCapabilityError, Code.DEVICE_MISSING),
+        errors.InterventionInvalid: (LqlTypeError, Code.OUT_OF_RANGE),
+        errors.TraceOpen: (LqlRuntimeError, Code.TRACE_OPEN),
         errors.DeviceMemoryShort: (LqlCapabilityError, Code.NOT_ENOUGH_MEMORY),
     }
     return _with_facts(error, kinds)

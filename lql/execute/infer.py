@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, assert_never
 from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_layers, band_name
+from lql.execute.changes import changes_of, refuse_with_changes
 from lql.execute.slots import integer_or, layer_range, not_available, text
 from lql.inference.answers import Encoded, FactHit, FeatureActivation, LayerHits, TokenScore
 from lql.results import Result
 from lql.results.forward import (
     ActivationRow,
+    AttentionRow,
     ExplainInferResult,
     FactRow,
     InferComparison,
@@ -26,6 +28,7 @@ from vindex.features import down_tokens
 if TYPE_CHECKING:
     from lql.inference.knn import Routing
     from lql.inference.model import LoadedModel
+    from lql.inference.traces import HeadAttention
     from vindex.store import Vindex
 
 DEFAULT_TOP = 5
@@ -48,11 +51,15 @@ def run(statement: ast.Infer | ast.ExplainInfer, context: Context) -> Result:
 
 def _infer(statement: ast.Infer, context: Context) -> InferResult:
     model, mode, top = _prepare(statement, context)
+    changes = changes_of(statement, model)
+    if changes.wanted and model.facts:
+        context.note("with ABLATE or STEER no stored fact answers")
     prediction = model.infer(
         text(statement.prompt),
         top=top,
         mode=mode,
         routing=_routing(statement.route),
+        interventions=changes.wanted,
         cancel=context.cancel,
     )
     return InferResult(
@@ -60,6 +67,7 @@ def _infer(statement: ast.Infer, context: Context) -> InferResult:
         prompt_mode=mode.value.lower(),
         tokens=_token_rows(prediction.rows),
         fact=_noted_fact(prediction.fact, context),
+        interventions=changes.written,
     )
 
 
@@ -120,13 +128,14 @@ def _compare(statement: ast.Infer, context: Context) -> InferComparison:
 def _prepare(statement: ast.Infer, context: Context) -> tuple[LoadedModel, ast.PromptMode, int]:
     if statement.route is not None and statement.compare:
         raise not_available("ROUTE with COMPARE", statement.route.span)
+    refuse_with_changes(statement)
     model = context.model(statement.title)
     mode = statement.prompt_mode or ast.PromptMode.RAW
-    _note_prompt_mode(model, mode, context)
+    note_prompt_mode(model, mode, context)
     return model, mode, integer_or(statement.top, DEFAULT_TOP)
 
 
-def _note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context) -> None:
+def note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context) -> None:
     """Say how the prompt was sent, where the model makes a difference of it."""
     if not model.is_instruct:
         return
@@ -149,14 +158,12 @@ def _note_prompt_mode(model: LoadedModel, mode: ast.PromptMode, context: Context
 def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResult:
     from vindex.store import Vindex
 
-    if statement.attention:
-        raise not_available("WITH ATTENTION", statement.span)
     source = context.source()
     vindex = source if isinstance(source, Vindex) else None
     wanted = _layers(statement, context, vindex)
     model = context.model(statement.title)
     mode = statement.prompt_mode or ast.PromptMode.RAW
-    _note_prompt_mode(model, mode, context)
+    note_prompt_mode(model, mode, context)
     per_layer = integer_or(
         statement.top, VERBOSE_PER_LAYER if statement.verbose else DEFAULT_PER_LAYER
     )
@@ -174,7 +181,7 @@ def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResul
         LayerExplanation(
             layer=hits.layer,
             band=None if vindex is None else band_name(vindex, hits.layer),
-            lens=_token_row(hits.lens),
+            lens=token_row(hits.lens),
             features=_features(hits, vindex, also, statement.relations_only)[:per_layer],
         )
         for hits in explanation.layers
@@ -182,6 +189,10 @@ def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResul
     ]
     prediction = explanation.prediction
     _noted_fact(prediction.fact, context)
+    heads = None
+    if statement.attention:
+        found = model.tracer.attention(prediction.encoded, top=per_layer, cancel=context.cancel)
+        heads = _attention(found, prediction.encoded, wanted)
     return ExplainInferResult(
         prompt=text(statement.prompt),
         prompt_mode=mode.value.lower(),
@@ -189,6 +200,24 @@ def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResul
         layers=tuple(layers),
         prediction=_token_rows(prediction.rows),
         compute=model.compute,
+        attention=heads,
+    )
+
+
+def _attention(
+    heads: Sequence[HeadAttention], encoded: Encoded, wanted: frozenset[int]
+) -> tuple[AttentionRow, ...]:
+    return tuple(
+        AttentionRow(
+            layer=each.layer,
+            head=each.head,
+            tokens=tuple(encoded.pieces[position] for position, _ in each.tokens),
+            positions=tuple(position for position, _ in each.tokens),
+            shares=tuple(share for _, share in each.tokens),
+            sink=each.sink,
+        )
+        for each in heads
+        if each.layer in wanted
     )
 
 
@@ -241,8 +270,9 @@ def _prompt_tokens(encoded: Encoded) -> tuple[PromptToken, ...]:
 
 
 def _token_rows(scores: Sequence[TokenScore]) -> tuple[TokenRow, ...]:
-    return tuple(map(_token_row, scores))
+    return tuple(map(token_row, scores))
 
 
-def _token_row(score: TokenScore) -> TokenRow:
+def token_row(score: TokenScore) -> TokenRow:
+    """A candidate as a row."""
     return TokenRow(score.rank, score.token, score.token_id, score.probability, score.logit)

@@ -23,6 +23,13 @@ def integer(slot: ast.IntegerSlot) -> int:
     return slot.value
 
 
+def number(slot: ast.NumberSlot) -> float:
+    """The value of a number slot."""
+    if isinstance(slot, ast.Parameter):
+        raise AssertionError(f"parameter {slot.name} is not bound")
+    return slot.value
+
+
 def integer_or(slot: ast.IntegerSlot | None, default: int) -> int:
     """The value of a whole-number slot, or a default where the clause was not written."""
     return default if slot is None else integer(slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +46,7 @@ from lql.inference.prompt import PromptEncoder
 from lql.inference.ranking import best_tokens
 from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence
-from lql.inference.traces import HeadAttention, Trace
+from lql.inference.traces import Trace
 from lql.inference.tracing import Tracer
 from lql.inference.weights import load_weights
 from lql.syntax_words import Device, PromptMode
@@ -84,6 +84,7 @@ class LoadedModel:
         device: where it computes, ``cpu`` or ``cuda``.
         compute: how it computes, one line for people.
         facts: stored facts that answer in the model's place; a session sets them from its edits.
+        tracer: takes passes apart; ``trace`` and its neighbours ask it.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class LoadedModel:
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
         self._decoder = Decoder(source.spec, weights, where)
-        self._tracer = Tracer(self._decoder, source, self._best)
+        self.tracer = Tracer(self._decoder, source, self._best)
         self.resident_bytes: int = self._decoder.resident_bytes
         self.device: str = where.type
         kernels = self._decoder.kernels.items()
@@ -333,7 +334,7 @@ class LoadedModel:
         cancel: CancelToken | None = None,
     ) -> Floats:
         """Next-token logits at every position, float32 [T, V]."""
-        h = self._tracer.read(ids, tuple(interventions), cancel=cancel)
+        h = self.tracer.read(ids, tuple(interventions), cancel=cancel)
         return self._decoder.logits(h).cpu().numpy()
 
     @torch.inference_mode()
@@ -377,18 +378,20 @@ class LoadedModel:
         interventions: Iterable[Intervention] = (),
         heads: bool = False,
         features: int = 0,
+        layers: Collection[int] | None = None,
         top: int = 5,
         cancel: CancelToken | None = None,
     ) -> Trace:
         """Take a forward pass apart; stored facts have no say in it. See ``Tracer.trace``."""
-        ids = () if target is None else self.target_ids(target)
-        return self._tracer.trace(
+        ids = () if target is None else self.target_ids(target.removeprefix(" "))
+        return self.tracer.trace(
             self.encode(prompt, mode),
             ids,
             all_positions=all_positions,
             interventions=tuple(interventions),
             heads=heads,
             features=features,
+            layers=layers,
             top=top,
             cancel=cancel,
         )
@@ -405,20 +408,10 @@ class LoadedModel:
         Raises:
             InterventionInvalid: both texts begin with the same token.
         """
-        return self._tracer.direction(
-            self.target_ids(text)[0], None if minus is None else self.target_ids(minus)[0]
+        return self.tracer.direction(
+            self.target_ids(text.removeprefix(" "))[0],
+            None if minus is None else self.target_ids(minus.removeprefix(" "))[0],
         )
-
-    def attention(
-        self,
-        prompt: str,
-        *,
-        top: int = 3,
-        mode: PromptMode = PromptMode.RAW,
-        cancel: CancelToken | None = None,
-    ) -> tuple[HeadAttention, ...]:
-        """What every head attends to at a prompt's last position: its ``top`` tokens."""
-        return self._tracer.attention(self.encode(prompt, mode), top, cancel)
 
     def target_ids(self, target: str, *, spaced: bool = True) -> tuple[int, ...]:
         """The tokens of a text as it goes on after another, behind a space if ``spaced``."""
@@ -447,7 +440,7 @@ class LoadedModel:
         cancel: CancelToken | None,
     ) -> Prediction:
         started = time.perf_counter()
-        h = self._tracer.read(encoded.ids, changes, cancel=cancel)[-1:]
+        h = self.tracer.read(encoded.ids, changes, cancel=cancel)[-1:]
         logits = self._decoder.logits(h)[0].cpu()
         return Prediction(encoded, self._best(logits, top), time.perf_counter() - started)
 

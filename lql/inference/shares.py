@@ -44,20 +44,19 @@ class Reading:
 def head_shares(
     decoder: Decoder,
     source: ModelSource,
+    layers: Sequence[int],
     gathered: Sequence[Tensor],
     reading: Reading | None,
-    hook: Intervening,
 ) -> tuple[HeadShare, ...]:
-    """Every head of every layer that is not ablated.
+    """Every head of some layers.
 
     Args:
-        gathered: of each layer [1, H * S'].
+        layers: not ablated.
+        gathered: of each layer of the model [1, H * S'].
     """
     shares = []
-    for index, values in enumerate(gathered):
-        if index in hook.silent_layers:
-            continue
-        vectors = head_vectors(decoder, source, index, values)  # [H, D]
+    for index in layers:
+        vectors = head_vectors(decoder, source, index, gathered[index])  # [H, D]
         logits = None
         if reading is not None:
             logits = (vectors @ reading.direction).double() * float(reading.scales[index])
@@ -93,23 +92,25 @@ def head_vectors(decoder: Decoder, source: ModelSource, index: int, values: Tens
 def feature_shares(
     decoder: Decoder,
     source: ModelSource,
+    layers: Sequence[int],
     inputs: Sequence[Tensor],
     residuals: Sequence[Tensor],
     reading: Reading | None,
     hook: Intervening,
     count: int,
 ) -> tuple[FeatureShare, ...]:
-    """The features that add most, of all layers: by the size of the logit, else of the vector.
+    """The features of some layers that add most: by the size of the logit, else of the vector.
 
     Args:
-        inputs, residuals: of each layer the FFN's input and what it is made of, [1, D].
+        layers: not ablated.
+        inputs, residuals: of each layer of the model the FFN's input and what that is made of,
+            [1, D].
         hook: what is ablated adds nothing.
         count: how many.
     """
     found: list[FeatureShare] = []
-    for index, (x, residual) in enumerate(zip(inputs, residuals, strict=True)):
-        if index in hook.silent_layers:
-            continue
+    for index in layers:
+        x, residual = inputs[index], residuals[index]
         layer = decoder.layer(index)
         for part, activations, vectors in _responding(
             layer, source, x, residual, hook.feed_forward

@@ -5,7 +5,7 @@ Notation: L layers, T tokens, P traced positions, D hidden, V vocabulary, H head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,14 +170,15 @@ class Tracer:
 
     @torch.inference_mode()
     def attention(
-        self, encoded: Encoded, top: int, cancel: CancelToken | None
+        self, encoded: Encoded, *, top: int = 3, cancel: CancelToken | None = None
     ) -> tuple[HeadAttention, ...]:
-        """See ``LoadedModel.attention``."""
+        """What every head attends to at a prompt's last position: its ``top`` tokens."""
         count = len(encoded.ids)
         found: list[HeadAttention] = []
 
         def see(layer: int, shares: Tensor) -> None:
             first = count - shares.shape[1]
+            sinks = self._decoder.layer(layer).attention.sinks
             best = shares.topk(min(top, shares.shape[1]), dim=1)
             for head, row in enumerate(shares):
                 places = [first + place for place in best.indices[head].tolist()]
@@ -186,7 +187,7 @@ class Tracer:
                         layer=layer,
                         head=head,
                         tokens=tuple(zip(places, best.values[head].tolist(), strict=True)),
-                        sink=max(0.0, 1.0 - float(row.double().sum())),
+                        sink=0.0 if sinks is None else 1.0 - float(row.double().sum()),
                     )
                 )
 
@@ -205,6 +206,7 @@ class Tracer:
         interventions: Sequence[Intervention],
         heads: bool,
         features: int,
+        layers: Collection[int] | None,
         top: int,
         cancel: CancelToken | None,
     ) -> Trace:
@@ -216,6 +218,7 @@ class Tracer:
             interventions: what is changed in the pass.
             heads: also what each attention head adds.
             features: also the so many features that add most.
+            layers: those whose heads and features are asked for; by default all.
             top: tokens of the prediction.
 
         Raises:
@@ -237,6 +240,11 @@ class Tracer:
             cancel=cancel,
         )[-1:]
         stream, last = recorder.stream(), recorder.last
+        wanted = [
+            layer
+            for layer in range(stream.num_layers)
+            if layer not in hook.silent_layers and (layers is None or layer in layers)
+        ]
         words = self._words(encoded.ids, target, interventions, cancel) if target else None
         reading = self._reading(h, target[0], hook) if target else None
         return Trace(
@@ -244,14 +252,16 @@ class Tracer:
             positions=positions,
             stream=stream,
             prediction=self._best(decoder.logits(h)[0].cpu(), top),
-            lens=tuple(self._lens(stream, positions, target, words, count, cancel)),
+            lens=self.lens(stream, positions, target, words=words, cancel=cancel),
             target_ids=target,
             direct=None if reading is None else self._direct(h, target[0], stream, reading, hook),
-            heads=head_shares(decoder, self._source, last.gathered, reading, hook) if heads else (),
+            heads=()
+            if not heads
+            else head_shares(decoder, self._source, wanted, last.gathered, reading),
             features=()
             if not features
             else feature_shares(
-                decoder, self._source, last.inputs, last.residuals, reading, hook, features
+                decoder, self._source, wanted, last.inputs, last.residuals, reading, hook, features
             ),
         )
 
@@ -288,15 +298,23 @@ class Tracer:
             found[index] = chosen[torch.arange(len(after)), after].sum()
         return found
 
-    def _lens(
+    @torch.inference_mode()
+    def lens(
         self,
         stream: Stream,
         positions: tuple[int, ...],
-        target: tuple[int, ...],
-        words: Tensor | None,
-        count: int,
-        cancel: CancelToken | None,
-    ) -> list[LensScore]:
+        target: tuple[int, ...] = (),
+        *,
+        words: Tensor | None = None,
+        cancel: CancelToken | None = None,
+    ) -> tuple[LensScore, ...]:
+        """What the model would say at every place of a stream, traced or read from a file.
+
+        Args:
+            positions: P of the prompt, ascending.
+            target: of its tokens the first is looked for.
+            words: float64 [L + 1], log probability of the others at the last position.
+        """
         scores: list[LensScore] = []
         for index, residual in enumerate(stream.residual):
             if cancel is not None:
@@ -305,12 +323,12 @@ class Tracer:
                 rows = torch.from_numpy(residual[start : start + _LENS_ROWS])
                 logits = self._decoder.logits(rows.to(self._decoder.device)).cpu()  # [p, V]
                 for row, position in zip(logits, positions[start:], strict=False):
-                    last = words if position == count - 1 else None
+                    last = words if position == positions[-1] else None
                     more = None if last is None else float(last[index])
                     scored = _target(row, target[0], more) if target else None
                     (best,) = self._best(row, 1)
                     scores.append(LensScore(index - 1, position, best, scored))
-        return scores
+        return tuple(scores)
 
     def _reading(self, h: Tensor, token: int, hook: Intervening) -> Reading:
         """How the head reads the stream for a token: see ``Reading``."""

@@ -118,7 +118,7 @@ def number(value: float, unit: Unit) -> str:
             return percent(value)
         case Unit.DOT:
             return f"{value:+.2f}"
-        case Unit.LOGIT:
+        case Unit.LOGIT | Unit.LENGTH:
             return f"{value:.2f}"
         case Unit.SECONDS:
             return duration(value)

@@ -24,6 +24,7 @@ _LAYOUTS = {
     "lql.results.plan": "lql.render.view_plan",
     "lql.results.scripts": "lql.render.view_scripts",
     "lql.results.show": "lql.render.view_show",
+    "lql.results.trace": "lql.render.view_trace",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lql.render.blocks import Block, Grid, Heading, Line, grid
-from lql.render.text import cell, duration, is_numeric
+from lql.render.text import cell, duration, is_numeric, visible
 from lql.render.view import lay_out
 from lql.results import Column, Kind, Value
 from lql.results.forward import TOKEN_COLUMNS, ExplainInferResult, InferComparison, TokenRow
@@ -49,10 +49,32 @@ def _(result: ExplainInferResult) -> Sequence[Block]:
         grid(columns, tokens),
         Line("layers: what the model would say after each (lens), and its strongest features"),
         grid(result.columns, list(_first_of_group(layers, key=1, blank=4))),
+        *_attention(result),
         Line("prediction"),
         Grid(_token_headings(), tuple(_tokens(result.prediction))),
         Line(f"computed with {result.compute}"),
     )
+
+
+def _attention(result: ExplainInferResult) -> Sequence[Block]:
+    if result.attention is None:
+        return ()
+    headings = (Heading("layer", True), Heading("head", True), Heading("attends to"))
+    rows = [
+        (
+            str(head.layer),
+            str(head.head),
+            ", ".join(
+                f"{visible(token)} ({position}) {share:.0%}"
+                for token, position, share in zip(
+                    head.tokens, head.positions, head.shares, strict=True
+                )
+            )
+            + (f", sink {head.sink:.0%}" if head.sink else ""),
+        )
+        for head in result.attention
+    ]
+    return (Line("attention of the last token, by head"), Grid(headings, tuple(rows)))
 
 
 def _token_headings() -> tuple[Heading, ...]:

@@ -103,6 +103,7 @@ _PATHS = {
     Slot.PATCH_PATH: PathKind.PATCH,
     Slot.OUTPUT_PATH: PathKind.ANY,
     Slot.FACTS_PATH: PathKind.ANY,
+    Slot.TRACE_PATH: PathKind.ANY,
 }
 _NAMES = (Slot.ENTITY, Slot.RELATION, Slot.TARGET, Slot.KIND)
 _BARE_NAMES = {Slot.LAYER: "INTEGER", Slot.FIELD: "NAME"}

@@ -47,6 +47,7 @@ class Unit(Enum):
     PROBABILITY = "probability"  # 0..1
     LOGIT = "logit"
     DOT = "dot product"  # no scale of its own: compare within one layer of one model only
+    LENGTH = "length"  # of a vector in the residual stream: compare within one model only
     BYTES = "B"
     SECONDS = "s"
 

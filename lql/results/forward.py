@@ -72,12 +72,14 @@ class InferResult(Result):
         prompt_mode: ``chat`` (inside the model's template) or ``raw`` (as typed).
         fact: the stored fact that answers, if one does. The first row is its first token then, and
             the rows after it are the model's own, with the probabilities they have without it.
+        interventions: what ABLATE and STEER changed, as it was written.
     """
 
     prompt: str
     prompt_mode: str
     tokens: tuple[TokenRow, ...]
     fact: FactRow | None = None
+    interventions: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -101,6 +103,7 @@ class InferResult(Result):
             "prompt_mode": self.prompt_mode,
             "rows": [fields_of(token) for token in self.tokens],
             "fact": None if self.fact is None else fields_of(self.fact),
+            "interventions": list(self.interventions),
         }
 
 
@@ -200,6 +203,23 @@ class ActivationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionRow:
+    """What one attention head attends to at the last position.
+
+    Attributes:
+        tokens: of the prompt, strongest first; ``positions`` and ``shares`` go with them.
+        sink: the share that goes to no token, in models with attention sinks.
+    """
+
+    layer: int
+    head: int
+    tokens: tuple[str, ...]
+    positions: tuple[int, ...]
+    shares: tuple[float, ...]
+    sink: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerExplanation:
     """One layer of an explained forward pass, at the last position.
 
@@ -236,6 +256,7 @@ class ExplainInferResult(Result):
 
     Attributes:
         compute: how the weights are computed with, one line.
+        attention: by layer and head, WITH ATTENTION.
     """
 
     form: ClassVar[Form] = Form.RECORD
@@ -245,6 +266,7 @@ class ExplainInferResult(Result):
     layers: tuple[LayerExplanation, ...]
     prediction: tuple[TokenRow, ...]
     compute: str
+    attention: tuple[AttentionRow, ...] | None = None
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -303,6 +325,22 @@ class ExplainInferResult(Result):
                     "features": [fields_of(hit) for hit in layer.features],
                 }
                 for layer in self.layers
+            ],
+            "attention": None
+            if self.attention is None
+            else [
+                {
+                    "layer": head.layer,
+                    "head": head.head,
+                    "sink": head.sink,
+                    "tokens": [
+                        {"position": position, "token": token, "share": share}
+                        for position, token, share in zip(
+                            head.positions, head.tokens, head.shares, strict=True
+                        )
+                    ],
+                }
+                for head in self.attention
             ],
             "prediction": [fields_of(token) for token in self.prediction],
         }

@@ -332,7 +332,7 @@ def test_attention_by_head(row: Row, laboratory: Laboratory) -> None:
     model = laboratory.written(row).model
     with model_of(row, laboratory) as ours:
         ids = ours.encode(PROMPT).ids
-        found = ours.attention(PROMPT, top=len(ids))
+        found = ours.tracer.attention(ours.encode(PROMPT), top=len(ids))
     with torch.no_grad():
         model(input_ids=torch.tensor([ids[:1]]), use_cache=False)
         output = model(input_ids=torch.tensor([ids]), use_cache=False, output_attentions=True)

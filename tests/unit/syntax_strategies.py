@@ -120,6 +120,23 @@ EXPLAINED = {
     "attention": FLAG,
     "verbose": FLAG,
 }
+PLACES = st.tuples(integers(Slot.LAYER), integers(Slot.INDEX))
+ABLATIONS = st.builds(
+    lambda kind, place: ast.Ablation(kind, *place),
+    st.sampled_from((ast.Ablated.FEATURE, ast.Ablated.HEAD)),
+    PLACES,
+) | st.builds(ast.Ablation, st.just(ast.Ablated.LAYER), integers(Slot.LAYER))
+STEERINGS = st.builds(
+    ast.Steering,
+    texts(Slot.TARGET),
+    maybe(texts(Slot.TARGET)),
+    NUMBER_SLOTS,
+    integers(Slot.LAYER),
+)
+CHANGES = {
+    "ablate": st.lists(ABLATIONS, max_size=2).map(tuple),
+    "steer": st.lists(STEERINGS, max_size=2).map(tuple),
+}
 ROWS = st.builds(ast.EdgeRow, texts(Slot.ENTITY), texts(Slot.RELATION), texts(Slot.TARGET))
 ROUTES = st.builds(ast.Route, FLAG, TOP, FLAG)
 SELECT_ITEMS = st.just(ast.SelectItem(ast.Star())) | st.builds(
@@ -214,6 +231,7 @@ INFERS = build(
     compare=FLAG,
     route=maybe(ROUTES),
     prompt_mode=words(ast.PromptMode),
+    **CHANGES,
 )
 COMPARATORS = st.sampled_from(ast.Comparator)
 MESSAGES = maybe(texts(Slot.MESSAGE))
@@ -321,9 +339,16 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     ast.Infer: INFERS,
     ast.ExplainWalk: build(ast.ExplainWalk, **EXPLAINED),
     ast.ExplainInfer: build(ast.ExplainInfer, **EXPLAINED, prompt_mode=words(ast.PromptMode)),
+    ast.UseTrace: build(ast.UseTrace, path=texts(Slot.TRACE_PATH)),
     ast.Trace: build(
         ast.Trace,
-        prompt=PROMPTS,
+        prompt=maybe(PROMPTS),
+        heads=FLAG,
+        features=FLAG,
+        overwrite=FLAG,
+        diff=maybe(PROMPTS),
+        patch_layer=LAYER,
+        **CHANGES,
         answer=maybe(texts(Slot.TARGET)),
         decompose=FLAG,
         layers=LAYERS,
@@ -331,7 +356,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         save=maybe(texts(Slot.OUTPUT_PATH)),
         prompt_mode=words(ast.PromptMode),
         limit=LIMIT,
-    ),
+    ).filter(lambda trace: not (trace.heads and trace.features)),
     ast.Select: SELECTS,
     ast.Copy: build(ast.Copy, query=SELECTS, target=texts(Slot.OUTPUT_PATH), overwrite=FLAG),
     ast.Insert: _inserts(rows=st.lists(ROWS, min_size=1, max_size=3).map(tuple))

@@ -16,7 +16,7 @@ from lql.codes import Code
 from lql.errors import LqlSyntaxError
 from lql.parser import keywords, parse
 from lql.syntax_build import CLAUSES, RULES, SELECT_ORDER, STATEMENTS
-from lql.syntax_help import FIRST_WORDS, RESERVED, STATEMENT_HELP
+from lql.syntax_help import STATEMENT_HELP
 from lql.unparse import unparse
 
 ROOT = Path(__file__).parents[2]
@@ -207,7 +207,3 @@ def test_help_covers_every_statement_with_an_example_of_its_kind() -> None:
         (statement,) = statements(entry.example)
         assert type(statement) is titles[entry.title]
         assert entry.syntax.split()[0] == entry.title.split()[0]
-
-
-def test_reserved_words_begin_no_statement() -> None:
-    assert not FIRST_WORDS & set(RESERVED)

@@ -104,6 +104,7 @@ SPELT = {
     "PIPE": "|>",
     "COMMA": ",",
     "DOT": ".",
+    "COLON": ":",
     "OPEN": "(",
     "CLOSE": ")",
     "STAR": "*",
