@@ -56,6 +56,7 @@ class Code(Enum):
     UNKNOWN_PATCH = ("LQL0205", "no such patch is applied")
     UNKNOWN_OPTION = ("LQL0206", "SET knows no such option")
     UNKNOWN_KIND = ("LQL0207", "the relation catalogue has no such kind of entity")
+    UNKNOWN_QUESTION = ("LQL0210", "there is no template that asks for the relation")
 
     WRONG_TYPE = ("LQL0301", "a literal of the wrong kind")
     OUT_OF_RANGE = ("LQL0302", "a number outside the range that makes sense here")
@@ -79,6 +80,8 @@ class Code(Enum):
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
+    ENTITIES_INVALID = ("LQL0550", "a list of entities, or an entity, cannot be read")
+    NOTHING_PROBED = ("LQL0551", "there are too few kept answers to label features from")
 
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")
