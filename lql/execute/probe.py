@@ -21,7 +21,7 @@ from lql.execute.slots import integer_or, text
 from lql.names import nearest
 from lql.results import Column, Kind, Unit
 from lql.results.table import TableResult
-from vindex.edits import fact_name
+from vindex.edits import FactName, fact_name
 from vindex.overlay import Edit
 from vindex.probes import Probe, ProbeAnswer, PutProbe
 
@@ -252,8 +252,10 @@ def _entities(statement: ast.Probe) -> list[_Entity]:
     else:
         listed = _from_file(Path(text(statement.path)).expanduser())
     clean = [_Entity(" ".join(each.name.split()), each.place) for each in listed]
-    found = {fact_name(each.name, ""): each for each in reversed(clean)}
-    return list(reversed(found.values()))
+    found: dict[FactName, _Entity] = {}
+    for each in clean:
+        found.setdefault(fact_name(each.name, ""), each)
+    return list(found.values())
 
 
 def _from_file(path: Path) -> list[_Entity]:

@@ -104,8 +104,10 @@ class Prober:
     def spoken(self, texts: Sequence[str], *, cancel: CancelToken | None = None) -> list[Said]:
         """Texts with what the model itself says after each, most probably."""
         prompts = [tuple(self._encoder.ids(text)) for text in texts]
-        rows = self._asker.after(prompts, cancel=cancel)  # [n, V]
-        tokens = rows.argmax(dim=-1).tolist()
+        tokens: list[int] = []
+        for start in range(0, len(prompts), _ATTRIBUTED):
+            rows = self._asker.after(prompts[start : start + _ATTRIBUTED], cancel=cancel)  # [n, V]
+            tokens += rows.argmax(dim=-1).tolist()
         return [Said(ids, (token,)) for ids, token in zip(prompts, tokens, strict=True)]
 
     @torch.inference_mode()
