@@ -22,6 +22,8 @@ from lql.syntax_edits import (
     Delete as Delete,
     DiscardPatch as DiscardPatch,
     Insert as Insert,
+    LabelFeatures as LabelFeatures,
+    Probe as Probe,
     Rebalance as Rebalance,
     RemovePatch as RemovePatch,
     SavePatch as SavePatch,
@@ -378,7 +380,10 @@ class Explain(Node):
 
 @dataclass(frozen=True, slots=True)
 class Select(Node):
-    """``SELECT … FROM table [AS alias] [JOIN …] …``, clauses in SQL's order."""
+    """``SELECT … FROM table [AS alias] [JOIN …] …``, clauses in SQL's order.
+
+    ``exact``: a relation that WHERE names is that one, not one that means the same.
+    """
 
     title: ClassVar[str] = "SELECT"
     items: tuple[SelectItem, ...]
@@ -388,6 +393,7 @@ class Select(Node):
     distinct: bool = False
     nearest: Nearest | None = None
     where: Condition | None = None
+    exact: bool = False
     group_by: tuple[Column, ...] = ()
     having: Condition | None = None
     order_by: tuple[SortKey, ...] = ()
@@ -450,6 +456,8 @@ Statement: TypeAlias = (
     | CompactMinor
     | CompactMajor
     | DefineRelation
+    | Probe
+    | LabelFeatures
     | BeginPatch
     | SavePatch
     | ApplyPatch

@@ -55,6 +55,7 @@ class Code(Enum):
     UNKNOWN_PATCH = ("LQL0205", "no such patch is applied")
     UNKNOWN_OPTION = ("LQL0206", "SET knows no such option")
     UNKNOWN_KIND = ("LQL0207", "the relation catalogue has no such kind of entity")
+    UNKNOWN_QUESTION = ("LQL0210", "there is no template that asks for the relation")
 
     WRONG_TYPE = ("LQL0301", "a literal of the wrong kind")
     OUT_OF_RANGE = ("LQL0302", "a number outside the range that makes sense here")
@@ -84,6 +85,9 @@ class Code(Enum):
     MERGE_MISFIT = ("LQL0533", "the vindexes of a MERGE are not edits of one model")
     TOO_MANY_ROWS = ("LQL0540", "a statement would touch more rows than it may without saying so")
     NO_FREE_FEATURE = ("LQL0541", "every feature of the layer is in use")
+
+    ENTITIES_INVALID = ("LQL0550", "a list of entities, or an entity, cannot be read")
+    NOTHING_PROBED = ("LQL0551", "there are too few kept answers to label features from")
 
     TRACE_CLAUSES = ("LQL0560", "clauses of TRACE or INFER that need or exclude each other")
     TRACE_INVALID = ("LQL0561", "a file is no trace")

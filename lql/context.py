@@ -40,7 +40,7 @@ class State:
         asking: what DESCRIBE has learnt about how this model answers.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
         overlay: the edits over ``source``.
-        edited: ``source`` with the feature edits of a view, while that view is the current one.
+        edited: ``source`` with the feature edits and labels of a view, while that is current.
         answering: the view whose facts ``model`` answers with.
         variables: what SET gave names, in lower case; they outlive USE.
         pictures: whoever gets the results can show a picture.
@@ -78,19 +78,22 @@ class State:
     def effective(self) -> Vindex | CheckpointSource | None:
         """The current vindex with its features as they are edited, or the model in use."""
         view = self.overlay.view
-        if not view.features or self.source is None:
-            features_before = self.edited is not None
+        known = self.edited
+        if known is not None and known[0] is view:
+            return known[1]
+        before = None if known is None else known[0]
+        if (before.features if before else {}) != view.features:
+            self.model = self.asking = None  # labels do not reach the model
+        if not (view.features or view.labels) or self.source is None:
             self.edited = None
-            if features_before:
-                self.model = self.asking = None
             return self.source
-        if self.edited is None or self.edited[0].features != view.features:
+        if before is None or before.features != view.features or before.labels != view.labels:
             from vindex.edited import EditedVindex
             from vindex.store import Vindex
 
             assert isinstance(self.source, Vindex), "only a vindex is edited"
-            self.edited = (view, EditedVindex(self.source, view.features))
-            self.model = self.asking = None
+            self.edited = (view, EditedVindex(self.source, view.features, view.labels))
+        assert self.edited is not None
         return self.edited[1]
 
     def run_on(self, device: Device) -> None:

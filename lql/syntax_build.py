@@ -115,6 +115,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "limit_clause": ("limit", _limit),
     "offset_clause": ("offset", _only),
     "where_clause": ("where", _only),
+    "exact_clause": ("exact", _flag),
     "walk_mode_clause": ("mode", _word(ast.WalkMode)),
     "compare_clause": ("compare", _flag),
     "fallback_clause": ("fallback", _flag),
@@ -125,6 +126,9 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "evidence_clause": ("evidence", _word(ast.Evidence)),
     "causal_clause": ("causal", _flag),
     "kind_clause": ("kind", _only),
+    "templates_clause": ("templates", _all),
+    "batch_clause": ("batch", _only),
+    "support_clause": ("support", _only),
     "relations_only_clause": ("relations_only", _flag),
     "attention_clause": ("attention", _flag),
     "verbose_clause": ("verbose", _flag),
@@ -245,6 +249,7 @@ def _node(cls: type[ast.Node]) -> Builder:
 SELECT_ORDER: Mapping[str, int] = {
     "nearest_clause": 1,
     "where_clause": 2,
+    "exact_clause": 2,
     "group_clause": 3,
     "having_clause": 4,
     "order_clause": 5,
@@ -355,6 +360,13 @@ def _assert(children: Children, span: Span) -> ast.Assert:
     return ast.Assert(subject, comparator, expected, *message, span=span)
 
 
+def _probe(children: Children, span: Span) -> ast.Probe:
+    relation, *named = (part for part in parts(children) if not isinstance(part, Clause))
+    if "FOR" in kinds(children):
+        return ast.Probe(relation, tuple(named), **_fields(children), span=span)
+    return ast.Probe(relation, path=named[0], **_fields(children), span=span)
+
+
 def _requirement(children: Children, span: Span) -> ast.Requirement:
     measure, value = parts(children)
     comparator = next(ast.Comparator[k] for k in kinds(children) if k in ast.Comparator.__members__)
@@ -452,6 +464,8 @@ STATEMENTS: Mapping[str, type[ast.Node]] = {
     "compact_minor": ast.CompactMinor,
     "compact_major": ast.CompactMajor,
     "define_relation": ast.DefineRelation,
+    "probe": ast.Probe,
+    "label_features": ast.LabelFeatures,
     "begin_patch": ast.BeginPatch,
     "save_patch": ast.SavePatch,
     "apply_patch": ast.ApplyPatch,
@@ -473,6 +487,7 @@ RULES: Mapping[str, Builder] = {
     "assert": _assert,
     "probability": _node(ast.Probability),
     "define_relation": _define_relation,
+    "probe": _probe,
     "existing_clause": _one_of("existing_clause"),
     "shares_clause": _one_of("shares_clause"),
     "nearest_clause": _nearest_clause,

@@ -22,6 +22,31 @@ from lql.syntax_words import Check, InsertMode, Table
 
 
 @dataclass(frozen=True, slots=True)
+class Probe(Node):
+    """``PROBE RELATION relation FOR (entity, …) … | FROM path …``.
+
+    Either ``entities`` or ``path`` is there. Without ``templates`` the relation's own are asked.
+    """
+
+    title: ClassVar[str] = "PROBE RELATION"
+    relation: TextSlot
+    entities: tuple[TextSlot, ...] = ()
+    path: TextSlot | None = None
+    templates: tuple[TextSlot, ...] = ()
+    top: IntegerSlot | None = None
+    batch: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFeatures(Node):
+    """``LABEL FEATURES FROM PROBES [MIN SUPPORT n]``, or ``… FROM path``."""
+
+    title: ClassVar[str] = "LABEL FEATURES"
+    path: TextSlot | None = None
+    support: IntegerSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Insert(Node):
     """``INSERT INTO EDGES (entity, relation, target) VALUES (…), … …`` or ``… FROM path …``.
 

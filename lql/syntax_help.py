@@ -146,6 +146,19 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         'DEFINE RELATION "anthem" TEMPLATE "The anthem of {entity} is" KIND "country"',
     ),
     StatementHelp(
+        "PROBE RELATION",
+        'PROBE RELATION "name" FOR ("entity", …) | FROM "entities.txt" '
+        '[TEMPLATE "… {entity} …", …] [TOP n] [BATCH n]',
+        "ask the model one question about many entities and keep the answers",
+        'PROBE RELATION "capital" FOR ("France", "Japan", "Kenya")',
+    ),
+    StatementHelp(
+        "LABEL FEATURES",
+        'LABEL FEATURES FROM PROBES [MIN SUPPORT n] | FROM "feature_labels.json"',
+        "name features by the relations whose answers they carry",
+        "LABEL FEATURES FROM PROBES MIN SUPPORT 3",
+    ),
+    StatementHelp(
         "WALK",
         'WALK "prompt" [TOP n] [LAYERS a-b|ALL] [MODE HYBRID|PURE|DENSE] [COMPARE]',
         "list the features that a prompt's last token activates",
@@ -194,7 +207,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "SELECT",
         "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES|RELATIONS|LAYERS|TOKENS|"
         "PATCHES|MODELS [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
-        '[NEAREST TO "entity" AT LAYER n] [WHERE condition] [GROUP BY column, …] '
+        '[NEAREST TO "entity" AT LAYER n] [WHERE condition [EXACT]] [GROUP BY column, …] '
         "[HAVING condition] [ORDER BY column [ASC|DESC], …] [LIMIT n] [OFFSET n]",
         "query the model's tables",
         'SELECT layer, feature, logit FROM FEATURES WHERE token = "Paris" ORDER BY logit DESC',

@@ -124,6 +124,19 @@ def _statement(node: ast.Statement) -> str:
                 f"TEMPLATE {_list(map(_value, node.templates))}",
                 _slot("KIND", node.kind),
             )
+        case ast.Probe():
+            entities = f"FOR ({_list(map(_value, node.entities))})" if node.entities else ""
+            return _join(
+                _slot(node.title, node.relation),
+                entities,
+                _slot("FROM", node.path),
+                f"TEMPLATE {_list(map(_value, node.templates))}" if node.templates else "",
+                _slot("TOP", node.top),
+                _slot("BATCH", node.batch),
+            )
+        case ast.LabelFeatures():
+            source = _slot(f"{node.title} FROM", node.path) or f"{node.title} FROM PROBES"
+            return _join(source, _slot("MIN SUPPORT", node.support))
         case ast.CompactMinor():
             return node.title
         case ast.BeginPatch() | ast.RemovePatch():
@@ -369,6 +382,7 @@ def _select(node: ast.Select) -> str:
         if nearest
         else "",
         _where(node.where),
+        _flag("EXACT", node.exact),
         f"GROUP BY {_list(map(_value, node.group_by))}" if node.group_by else "",
         f"HAVING {_condition(node.having)}" if node.having else "",
         f"ORDER BY {_list(map(_sort_key, node.order_by))}" if node.order_by else "",

@@ -1,4 +1,4 @@
-"""Patches that say different things about one fact or feature, and which of them is right.
+"""Patches that say different things about one fact, feature or probe, and which of them is right.
 
 A source is a patch file, or the session for edits that no file holds. What one source says later
 replaces what it said before; that is no conflict.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import assert_never
 
 from vindex.edits import (
@@ -23,11 +24,20 @@ from vindex.edits import (
     fact_name,
 )
 from vindex.overlay import Edit
+from vindex.probes import PutLabel, PutProbe
 
 SESSION = "the session"
 _CERTAIN = 1.0  # what an operation without a confidence counts
 
-_Key = FactName | Slot
+
+class _Kind(Enum):
+    FACT = "fact"
+    FEATURE = "feature"
+    PROBE = "probe"
+    LABEL = "label"
+
+
+_Key = tuple[_Kind, FactName | Slot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def most_confident(edits: Iterable[Edit], base: Iterable[Fact]) -> Iterator[Oper
             if len(kept) == len(touched):
                 yield operation
             elif isinstance(operation, DropFacts):
-                yield from (DropFacts(str(name), str(relation)) for name, relation in kept)
+                yield from (DropFacts(*map(str, name)) for _, name in kept)
 
 
 def confidence_of(operation: Operation) -> float:
@@ -116,21 +126,35 @@ def _names(edits: tuple[Edit, ...], base: tuple[Fact, ...]) -> frozenset[FactNam
 def _touched(operation: Operation, names: Collection[FactName]) -> tuple[_Key, ...]:
     match operation:
         case PutFact(fact):
-            return (fact.name,)
+            return ((_Kind.FACT, fact.name),)
         case DropFacts(entity, str(relation)):
-            return (fact_name(entity, relation),)
+            return ((_Kind.FACT, fact_name(entity, relation)),)
         case DropFacts(entity):
             gone = fact_name(entity, "")[0]
-            return tuple(sorted(name for name in names if name[0] == gone))
+            return tuple((_Kind.FACT, name) for name in sorted(names) if name[0] == gone)
         case PutFeature() | ChangeFeature() | DropFeature():
-            return ((operation.layer, operation.feature),)
+            return ((_Kind.FEATURE, (operation.layer, operation.feature)),)
+        case PutProbe(probe):
+            return ((_Kind.PROBE, fact_name(probe.entity, probe.relation)),)
+        case PutLabel(label):
+            return ((_Kind.LABEL, (label.layer, label.feature)),)
         case _:
             assert_never(operation)
 
 
 def _named(key: _Key) -> str:
-    first, second = key
-    return f"{first} —{second}→" if isinstance(first, str) else f"feature {first}:{second}"
+    kind, (first, second) = key
+    match kind:
+        case _Kind.FACT:
+            return f"{first} —{second}→"
+        case _Kind.PROBE:
+            return f"the probe {first} —{second}→"
+        case _Kind.FEATURE:
+            return f"feature {first}:{second}"
+        case _Kind.LABEL:
+            return f"the label of feature {first}:{second}"
+        case _:
+            assert_never(kind)
 
 
 def _said(operation: Operation) -> str:
@@ -141,5 +165,9 @@ def _said(operation: Operation) -> str:
             return f"{operation.target} at confidence {confidence_of(operation):g}"
         case DropFacts() | DropFeature():
             return "removed"
+        case PutProbe(probe):
+            return ", ".join(answer.target for answer in probe.answers) or "no answer"
+        case PutLabel(label):
+            return label.relation
         case _:
             return "changed"

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from vindex.downmeta import DownMeta, Records
 from vindex.edits import FeatureEdit, Slot
 from vindex.kinds import StorageDtype
-from vindex.labels import Labels
+from vindex.labels import Labels, Measured
+from vindex.probes import FeatureLabel
 from vindex.source import QuantTensor, StoredTensor
 from vindex.spec import PartKind, Role, ffn_parts, part_roles
 from vindex.store import Vindex
@@ -41,13 +43,20 @@ class EditedVindex(Vindex):
     Args:
         base: an open vindex.
         features: edits by (layer, feature), each within the base.
+        labels: labels of features, over the base's.
     """
 
-    def __init__(self, base: Vindex, features: Mapping[Slot, FeatureEdit]) -> None:
+    def __init__(
+        self,
+        base: Vindex,
+        features: Mapping[Slot, FeatureEdit],
+        labels: Mapping[Slot, FeatureLabel] = MappingProxyType({}),
+    ) -> None:
         self.__dict__.update(base.__dict__)
         for name in ("down_meta", "labels"):
             self.__dict__.pop(name, None)
         self._base = base
+        self._given = labels
         self._edits: dict[int, dict[int, FeatureEdit]] = defaultdict(dict)
         for (layer, feature), edit in features.items():
             self._edits[layer][feature] = edit
@@ -65,7 +74,7 @@ class EditedVindex(Vindex):
 
     @cached_property
     def labels(self) -> Labels:
-        """The base's, with the relations of facts that were written into features."""
+        """The base's, under those given, under the relations of facts written into features."""
         base = self._base.labels
         own = {
             (layer, feature): edit.relation
@@ -73,7 +82,13 @@ class EditedVindex(Vindex):
             for feature, edit in edits.items()
             if edit.relation is not None
         }
-        return replace(base, probes={**base.probes, **own})
+        given = {slot: label.relation for slot, label in self._given.items()}
+        measured = {
+            slot: Measured(label.support, label.precision)
+            for slot, label in self._given.items()
+            if label.support is not None and label.precision is not None and slot not in own
+        }
+        return replace(base, probes={**base.probes, **given, **own}, measured=measured)
 
     def edited_features(self, layer: int) -> Collection[int]:
         """The features of a layer that an edit stands over."""

@@ -1,7 +1,8 @@
 """The operations of an overlay: typed, frozen, compared by content.
 
-There is one class per operation of a ``.vlp`` file. Folding a sequence of them over what the base
-holds gives an ``EditView``, the effective edits; nothing else decides what an operation means.
+There is one class per operation of a ``.vlp`` file, two of them in ``vindex.probes``. Folding a
+sequence of them over what the base holds gives an ``EditView``, the effective edits; nothing else
+decides what an operation means.
 
 Shape legend: D hidden.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
+
+from vindex.probes import FeatureLabel, Probe, PutLabel, PutProbe
 
 Float32 = npt.NDArray[np.float32]
 
@@ -141,7 +144,7 @@ class DropFeature:
 
 
 FeatureOperation: TypeAlias = PutFeature | ChangeFeature | DropFeature
-Operation: TypeAlias = PutFact | DropFacts | FeatureOperation
+Operation: TypeAlias = PutFact | DropFacts | FeatureOperation | PutProbe | PutLabel
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +205,17 @@ class EditView:
     Attributes:
         facts: stored facts by name, in the order in which they were first stored.
         features: edited features by (layer, feature).
+        probes: kept answers by entity and relation, in the order in which they were first kept.
+        labels: labels of features by (layer, feature), over those of the base.
     """
 
     facts: Mapping[FactName, Fact]
     features: Mapping[Slot, FeatureEdit]
+    probes: Mapping[FactName, Probe] = field(default_factory=dict)
+    labels: Mapping[Slot, FeatureLabel] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.facts or self.features)
+        return bool(self.facts or self.features or self.probes or self.labels)
 
     @property
     def composed(self) -> Mapping[FactName, ComposedFact]:
@@ -240,6 +247,8 @@ def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
     """What operations in this order come to, over the facts that the base holds."""
     facts = {fact.name: fact for fact in base}
     features: dict[Slot, FeatureEdit] = {}
+    probes: dict[FactName, Probe] = {}
+    labels: dict[Slot, FeatureLabel] = {}
     for operation in operations:
         match operation:
             case PutFact(fact):
@@ -252,9 +261,18 @@ def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
             case PutFeature() | ChangeFeature() | DropFeature():
                 slot = (operation.layer, operation.feature)
                 features[slot] = _edited(features.get(slot, FeatureEdit()), operation)
+            case PutProbe(probe):
+                probes[fact_name(probe.entity, probe.relation)] = probe
+            case PutLabel(label):
+                labels[label.layer, label.feature] = label
             case _:
                 assert_never(operation)
-    return EditView(MappingProxyType(facts), MappingProxyType(features))
+    return EditView(
+        MappingProxyType(facts),
+        MappingProxyType(features),
+        MappingProxyType(probes),
+        MappingProxyType(labels),
+    )
 
 
 def _edited(before: FeatureEdit, operation: FeatureOperation) -> FeatureEdit:
@@ -311,4 +329,6 @@ def compacted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
         *dropped.values(),
         *(PutFact(fact) for fact in view.facts.values()),
         *(operation for each in slots.values() for operation in each),
+        *(PutProbe(probe) for probe in view.probes.values()),
+        *(PutLabel(label) for label in view.labels.values()),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -39,6 +39,14 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """How well a label is founded: see ``vindex.probes.FeatureLabel``."""
+
+    support: int
+    precision: float
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """All labels of a vindex.
 
@@ -47,12 +55,14 @@ class Labels:
         clusters: cluster number -> label.
         assignments: (layer, feature) -> cluster number.
         skipped: keys and lines that name no feature or no cluster.
+        measured: (layer, feature) -> how well the label is founded, where that was measured.
     """
 
     probes: Mapping[tuple[int, int], str]
     clusters: Mapping[int, str]
     assignments: Mapping[tuple[int, int], int]
     skipped: int = 0
+    measured: Mapping[tuple[int, int], Measured] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.probes or self.assignments)
@@ -74,7 +84,7 @@ def read_labels(directory: Path) -> Labels:
     Raises:
         VindexInvalid: a file that is not the JSON it should be.
     """
-    probes, skipped = _read_probes(directory / files.FEATURE_LABELS)
+    probes, skipped = read_feature_labels(directory / files.FEATURE_LABELS)
     clusters = _read_clusters(directory / files.RELATION_CLUSTERS)
     assignments, lost = _read_assignments(directory / files.FEATURE_CLUSTERS)
     return Labels(probes, clusters, assignments, skipped + lost)
@@ -95,7 +105,12 @@ def dump_probes(path: Path, probes: Mapping[tuple[int, int], str]) -> bytes:
     return json.dumps({**named, **rest}, indent=2, ensure_ascii=False).encode()
 
 
-def _read_probes(path: Path) -> tuple[dict[tuple[int, int], str], int]:
+def read_feature_labels(path: Path) -> tuple[dict[tuple[int, int], str], int]:
+    """The labels of a ``feature_labels.json`` by (layer, feature), and how many keys it skips.
+
+    Raises:
+        VindexInvalid: it is not the JSON that it should be.
+    """
     if not path.exists():
         return {}, 0
     document = load(files.read_small(path, _MAX_BYTES), path)

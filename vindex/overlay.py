@@ -149,6 +149,18 @@ class Overlay:
             for slot, old_edit in before.features.items()
             if after.features[slot] != old_edit
         ]
+        found += [
+            Conflict(
+                f"label of feature {slot[0]}:{slot[1]}", old_label.relation, new_label.relation
+            )
+            for slot, old_label in before.labels.items()
+            if (new_label := after.labels[slot]).relation != old_label.relation
+        ]
+        found += [
+            Conflict(f"probe of {old_probe.entity}", str(old_probe), str(new_probe))
+            for name, old_probe in before.probes.items()
+            if (new_probe := after.probes[name]) != old_probe
+        ]
         return tuple(found)
 
     def _push(self, edits: tuple[Edit, ...]) -> None:

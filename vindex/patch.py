@@ -3,7 +3,8 @@
 The file is larql's (vindex-format.md 16): the same keys in the same order, vectors as base64 of
 little-endian float32. What larql does not know stands in keys that it ignores: ``relation`` of
 ``delete_knn``, ``aliases`` and ``more_key_vectors_b64`` of ``insert_knn``, and ``base_files`` at
-the top, the digests of the weight files, so that another base can be told by what differs.
+the top, the digests of the weight files, so that another base can be told by what differs; also at
+the top ``probes`` and ``labels``, what PROBE and LABEL FEATURES kept.
 
 Reading is strict. An unknown operation, a vector that is not base64, has another length or is not
 finite, a layer, feature or token that the base does not have: the whole patch is refused.
@@ -31,6 +32,7 @@ from vindex.edits import (
     DropFacts,
     DropFeature,
     Fact,
+    FeatureOperation,
     Operation,
     PutFact,
     PutFeature,
@@ -38,6 +40,8 @@ from vindex.edits import (
     WrittenToken,
 )
 from vindex.errors import OtherBase, PatchInvalid, VindexError, VindexInvalid
+from vindex.patch_probes import dump_probes, read_probes
+from vindex.probes import PutLabel, PutProbe
 from vindex.seal import read_seal
 from vindex.store import Vindex
 from vindex.strict_json import Fields, load
@@ -151,6 +155,7 @@ def read_patch(path: Path, vindex: Vindex) -> Patch:
         listed = top.array("operations", MAX_OPERATIONS)
         reader = _OperationReader(path, vindex)
         operations = [reader.read(entry, i) for i, entry in enumerate(listed)]
+        operations += read_probes(top, path, vindex)
         digests = top.text_map("base_files") or {}
         tags = top.array_or_none("tags", 10_000) or []
         if not all(type(tag) is str for tag in tags):
@@ -266,13 +271,18 @@ def dump_patch(patch: Patch) -> bytes:
         "description": patch.description,
         "author": patch.author,
         "tags": list(patch.tags),
-        "operations": [_entry(operation) for operation in patch.operations],
+        "operations": [
+            _entry(operation)
+            for operation in patch.operations
+            if not isinstance(operation, PutProbe | PutLabel)
+        ],
         "base_files": dict(patch.base.digests),
+        **dump_probes(patch.operations),
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _entry(operation: Operation) -> dict[str, Any]:
+def _entry(operation: PutFact | DropFacts | FeatureOperation) -> dict[str, Any]:
     match operation:
         case PutFact(fact):
             own = {"aliases": list(fact.aliases)} if fact.aliases else {}

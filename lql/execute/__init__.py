@@ -64,6 +64,14 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.define import run as run_define
 
             return run_define(statement, context)
+        case ast.Probe():
+            from lql.execute.probe import run as run_probe
+
+            return run_probe(statement, context)
+        case ast.LabelFeatures():
+            from lql.execute.label import run as run_label
+
+            return run_label(statement, context)
         case ast.Infer() | ast.ExplainInfer():
             from lql.execute.infer import run as run_infer
 

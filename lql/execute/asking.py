@@ -68,6 +68,16 @@ def asking(title: str, context: Context) -> Asking:
     return held
 
 
+_LONGEST = 64  # tokens of a name
+
+
+def is_name(text: str, held: Asking) -> bool:
+    """Whether a text can be an entity to ask about: letters or digits, and no longer than names."""
+    if not any(map(str.isalnum, text)):
+        return False
+    return len(text) <= 2000 and held.describer.tokens(text) <= _LONGEST
+
+
 def facts(
     entity: str, held: Asking, context: Context, least: float = 0.0
 ) -> tuple[list[Fact], tuple[KindScore, ...]]:
@@ -87,6 +97,44 @@ def facts(
         own = {score.kind: _own_background(held, held.own, score.kind, context) for score in suited}
         groups.append(held.own.facts(entity, suited, own, least=least, cancel=context.cancel))
     return describer.merged(groups), kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """How one relation is asked for.
+
+    Attributes:
+        relation: with its templates.
+        describer: asks them.
+        kinds: of entities that it suits.
+        held: what is kept for the model.
+    """
+
+    relation: Relation
+    describer: Describer
+    kinds: tuple[str, ...]
+    held: Asking
+
+    @staticmethod
+    def of(relation: Relation, held: Asking, context: Context) -> Questions:
+        """The catalogue's describer for a relation of the catalogue, else one of its own."""
+        describer = held.describer
+        if relation not in describer.catalogue.relations:
+            only = describer.catalogue.with_relations((relation,))
+            describer = context.model("PROBE").describer(only)
+        kinds = tuple(kind for kind in describer.catalogue.kinds if relation.suits(kind))
+        return Questions(relation, describer, kinds, held)
+
+    def background(self, kind: str, context: Context) -> AnswerBackground:
+        """Of all that the describer asks about a kind."""
+        if self.describer is self.held.describer:
+            return _background(self.held, kind, context)
+        return _computed(self.describer, kind, context)
+
+
+def kinds_background(held: Asking, context: Context) -> AnswerBackground:
+    """Of the question what kind of thing an entity is."""
+    return _background(held, _KINDS, context)
 
 
 def _background(held: Asking, kind: str, context: Context) -> AnswerBackground:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lql import ast
 from lql.catalogue import PLACE, Relation, catalogue
 from lql.codes import Code
@@ -30,14 +32,24 @@ def run(statement: ast.DefineRelation, context: Context) -> DefineRelationResult
     name = text(statement.relation).strip()
     if not name:
         raise _wrong("a relation has a name", statement.relation)
+    templates = templates_of(statement.templates)
+    context.state.defined[name] = Relation(name, templates, {}, kind)
+    return DefineRelationResult(relation=name, templates=templates, kind=kind)
+
+
+def templates_of(slots: Sequence[ast.TextSlot]) -> tuple[str, ...]:
+    """Templates that a user wrote.
+
+    Raises:
+        LqlTypeError: one does not have the entity's place in it, once.
+    """
     templates = []
-    for slot in statement.templates:
+    for slot in slots:
         template = text(slot).rstrip()
         if template.count(PLACE) != 1:
             raise _wrong(f"a template has {PLACE} in it, once", slot)
         templates.append(template)
-    context.state.defined[name] = Relation(name, tuple(templates), {}, kind)
-    return DefineRelationResult(relation=name, templates=tuple(templates), kind=kind)
+    return tuple(templates)
 
 
 def _wrong(message: str, slot: ast.TextSlot) -> LqlTypeError:

@@ -18,6 +18,7 @@ from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
 from vindex.edges import GATE_FLOOR, Edge, describe_static
+from vindex.edits import fact_name
 from vindex.errors import VindexError
 from vindex.features import entity_query
 from vindex.gates import gate_scores
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vindex.store import Vindex
 
 EVIDENCE = "static"
+PROBED = "probe"
 BRIEF_LIMIT = 20
 
 
@@ -54,7 +56,11 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
         raise _answers_only(statement)
     if evidence is not ast.Evidence.ANSWER:
         rows += _static_rows(statement, context, layers, detail, inserted=bool(inserted))
-    rows = [*inserted, *rows]
+    probed = _probed_rows(statement, context)
+    if statement.evidence is None:
+        said = {row.target.casefold() for row in rows if row.evidence == "answer"}
+        probed = [row for row in probed if row.target.casefold() not in said]
+    rows = [*inserted, *rows, *probed]
     default = BRIEF_LIMIT if detail is ast.Detail.BRIEF else None
     shown, meta = page(rows, statement.limit, default=default)
     return DescribeResult(
@@ -125,6 +131,34 @@ def _inserted_rows(
         _inserted_row(entity, edge, vindex)
         for edge in facts
         if edge.is_about(entity) and edge.layer in layers
+    ]
+
+
+def _probed_rows(statement: ast.Describe, context: Context) -> list[EdgeRow]:
+    """The kept answers about the entity. They belong to no layer, so a layer leaves them out."""
+    about_layers = (statement.layer, statement.layers, statement.band) != (None, None, None)
+    if statement.evidence not in (None, ast.Evidence.ALL) or about_layers:
+        return []
+    entity = text(statement.entity)
+    wanted = fact_name(entity, "")[0]
+    return [
+        EdgeRow(
+            entity=entity,
+            relation=probe.relation,
+            target=answer.target,
+            evidence=PROBED,
+            score=answer.probability,
+            signal=answer.signal,
+            layer=None,
+            feature=None,
+            band=None,
+            probability=answer.probability,
+            lift_nats=answer.lift_nats,
+            source=answer.source,
+        )
+        for (name, _), probe in context.state.overlay.view.probes.items()
+        if name == wanted
+        for answer in probe.answers
     ]
 
 

@@ -26,7 +26,7 @@ _LONGEST = 64  # tokens of an entity
 #: BRIEF leaves out rows with less than this part of the first one's score.
 _BRIEF_SHARE = 0.25
 _CARRIERS = 3
-_UNATTRIBUTED = "models with experts or with norms on the residual stream"
+UNATTRIBUTED = "models with experts or with norms on the residual stream"
 
 
 def answer_rows(
@@ -61,9 +61,9 @@ def answer_rows(
     causal: dict[int, float] = {}
     describer = held.describer
     if statement.causal and not describer.attributes:
-        raise not_available(f"CAUSAL for {_UNATTRIBUTED}", statement.span)
+        raise not_available(f"CAUSAL for {UNATTRIBUTED}", statement.span)
     if detail is ast.Detail.VERBOSE and not describer.attributes:
-        context.note(f"no features are named: attribution is not available yet for {_UNATTRIBUTED}")
+        context.note(f"no features are named: attribution is not available yet for {UNATTRIBUTED}")
     elif (detail is ast.Detail.VERBOSE or statement.causal) and found:
         shown = found[: _shown(statement)]
         per_fact = describer.carriers(shown, layers, top=_CARRIERS, cancel=context.cancel)

@@ -11,6 +11,7 @@ from lql.context import Context
 from lql.execute.measure import Change, Side, enforce, measure
 from lql.results.edits import EditResult, FactRow, FeatureRow, Measures, ProbeRow
 from vindex.edits import (
+    ChangeFeature,
     ComposedFact,
     DropFacts,
     DropFeature,
@@ -18,6 +19,7 @@ from vindex.edits import (
     FactName,
     Operation,
     PutFact,
+    PutFeature,
     fact_name,
 )
 from vindex.overlay import Edit
@@ -142,8 +144,8 @@ def _size(operation: Operation) -> int:
         case PutFact(fact):
             texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
             return sum(len(key.data) for key in fact.keys) + sum(len(t.encode()) for t in texts)
-        case DropFacts() | DropFeature():
-            return 0
-        case _:
+        case PutFeature() | ChangeFeature():
             vectors = (operation.gate, operation.up, operation.down)
             return sum(len(vector.data) for vector in vectors if vector is not None)
+        case _:
+            return 0

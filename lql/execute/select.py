@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import assert_never
 
 from lql import ast
@@ -12,6 +12,7 @@ from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlTypeError
+from lql.execute.answer_edges import answer_edges
 from lql.execute.slots import integer, integer_or, layer, layer_range, text
 from lql.results import Meta, Truncation, Value
 from lql.results.table import TableResult
@@ -120,8 +121,14 @@ def _features(statement: ast.ShowFeatures, context: Context) -> ast.Select:
     return _all_of(ast.Table.FEATURES, statement, _SHOW_FEATURES, where)
 
 
-_SHOW_RELATIONS = ("relation", "features", "probes", "clusters", "first_layer", "last_layer")
-_SHOW_LABELS = ("relation", "label_source", "layer", "feature", "token")
+_SHOW_RELATIONS = (
+    *("relation", "features", "probes", "clusters", "edges", "templates"),
+    *("first_layer", "last_layer"),
+)
+_SHOW_LABELS = (
+    *("relation", "label_source", "layer", "feature", "token"),
+    *("support", "precision"),
+)
 
 
 def _relations(statement: ast.ShowRelations, context: Context) -> Asked:
@@ -260,7 +267,11 @@ class _Filling:
             case ast.Table.EDGES:
                 return self._edges(source, nearest)
             case ast.Table.RELATIONS:
-                facts, examples = rows.relation_rows(self.tables.vindex, self.asked.layer)
+                state = self.context.state
+                defined = {name: len(each.templates) for name, each in state.defined.items()}
+                facts, examples = rows.relation_rows(
+                    self.tables.vindex, self.asked.layer, state.overlay.view, defined
+                )
                 self.tables.register_examples(examples)
                 return facts
             case ast.Table.LAYERS:
@@ -269,7 +280,10 @@ class _Filling:
                 return rows.model_rows()
             case ast.Table.PATCHES:
                 return rows.patch_rows(self.context.state.overlay)
-            case ast.Table.FEATURES | ast.Table.ENTITIES | ast.Table.TOKENS:
+            case ast.Table.ENTITIES:
+                counted = self.asked.layer is None
+                return rows.entity_rows(self.context.state.overlay.view) if counted else ()
+            case ast.Table.FEATURES | ast.Table.TOKENS:
                 raise AssertionError(f"{source.schema.table.value} is read in place")
             case other:
                 assert_never(other)
@@ -277,7 +291,7 @@ class _Filling:
     def _edges(self, source: Source, nearest: ast.Nearest | None) -> list[tuple[Value, ...]]:
         vindex = self.tables.vindex
         if nearest is None:
-            found = edges(self._request(source), vindex, self.context)
+            found = edges(self._request(source), vindex, self.context, answer_edges)
         else:
             number = layer(nearest.layer, vindex.index.num_layers)
             found = nearest_edges(vindex, text(nearest.entity), number)
@@ -306,6 +320,7 @@ class _Filling:
             entities=None if entities is None else tuple(entities),
             relations=None if relations is None else tuple(relations),
             evidence=frozenset(kinds),
+            carriers=_reads(self.asked.select, {"layer", "feature", "share"}),
         )
 
     def _nearest_features(self, nearest: ast.Nearest) -> tuple[str, ...]:
@@ -321,6 +336,21 @@ class _Filling:
         self.relations["t0{nearest}"] = name
         gate = self.scope.expression(self.scope.sources[0], GATE)
         return (f"abs({gate.sql}) DESC",)
+
+
+def _reads(node: object, names: set[str]) -> bool:
+    """Whether part of a statement names one of some columns, or all columns."""
+    match node:
+        case ast.Star():
+            return True
+        case ast.Column(name=name):
+            return name in names
+        case tuple():
+            return any(_reads(each, names) for each in node)
+        case ast.Node():
+            return any(_reads(getattr(node, each.name), names) for each in fields(node))
+        case _:
+            return False
 
 
 def _fetched(asked: Asked, query: Query, tables: ModelTables, context: Context) -> TableResult:

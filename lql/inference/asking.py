@@ -75,15 +75,51 @@ class Asker:
         Raises:
             PromptTooLong, PromptNotText, WeightsInvalid, Cancelled
         """
-        prompts = [self._encoder.ids(question.prompt(entity)) for question in questions]
+        (asked,) = self.ask_all(questions, (entity,), observe=observe, cancel=cancel)
+        return asked
+
+    def ask_all(
+        self,
+        questions: tuple[Question, ...],
+        entities: Sequence[str],
+        *,
+        completed: int | None = None,
+        observe: Observer | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[Asked]:
+        """Put the same questions about several entities in one pass; see ``ask``.
+
+        Args:
+            completed: answers to make room for, in all; by default one for each prompt.
+        """
+        prompts = [
+            self._encoder.ids(question.prompt(entity))
+            for entity in entities
+            for question in questions
+        ]
+        answers = len(prompts) if completed is None else completed
         sequence, start = self._trunk(questions, cancel)
         leaves = [sequence.tree.add(ids) for ids in prompts]
-        if len(sequence.tree) + len(leaves) * COMPLETION > sequence.capacity:
-            branches = len(sequence.tree) - start + len(leaves) * COMPLETION
+        if len(sequence.tree) + answers * COMPLETION > sequence.capacity:
+            branches = len(sequence.tree) - start + answers * COMPLETION
             sequence, start = self._trunk(questions, cancel, branches)
             leaves = [sequence.tree.add(ids) for ids in prompts]
         h = sequence.read(observe=observe, cancel=cancel)
-        return Asked(sequence, leaves, self.logprobs(h[[leaf - start for leaf in leaves]]))
+        logprobs = self.logprobs(h[[leaf - start for leaf in leaves]])
+        width = len(questions)
+        return [
+            Asked(sequence, leaves[at : at + width], logprobs[at : at + width])
+            for at in range(0, len(leaves), width)
+        ]
+
+    def after(
+        self, prompts: Sequence[Sequence[int]], *, cancel: CancelToken | None = None
+    ) -> Tensor:
+        """Log probabilities of the next token after prompts of any kind, in one pass, [n, V]."""
+        tree = TokenTree()
+        leaves = [tree.add(ids) for ids in prompts]
+        h = PackedSequence(self._decoder, len(tree), tree).read(cancel=cancel)
+        return self.logprobs(h[leaves])
 
     def logprobs(self, h: Tensor) -> Tensor:
         """Log probabilities of the next token after rows of the residual stream, [n, V]."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from lql.cancel import CancelToken
 from lql.inference.decoder import Decoder, Tap
-from lql.inference.facts import Fact
 from lql.inference.feedforward import FeedForward, gates_and_activations
 from lql.inference.linear import Coarse
 from lql.inference.packed import PackedSequence
@@ -44,6 +44,18 @@ class Carrier:
     layer: int
     feature: int
     share: float
+
+
+class Answered(Protocol):
+    """A prompt that a model answered: what can be attributed."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids."""
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Token ids after it; the first one is attributed."""
 
 
 class _Rows:
@@ -108,7 +120,7 @@ class Attribution:
 
     def carriers(
         self,
-        facts: Sequence[Fact],
+        facts: Sequence[Answered],
         layers: Collection[int],
         *,
         top: int,
@@ -141,7 +153,7 @@ class Attribution:
 
     def ablated(
         self,
-        facts: Sequence[Fact],
+        facts: Sequence[Answered],
         features: Sequence[Carrier | None],
         *,
         cancel: CancelToken | None = None,
@@ -202,7 +214,7 @@ def _strength(carrier: Carrier) -> tuple[float, int, int]:
 
 
 def _read(
-    decoder: Decoder, facts: Sequence[Fact], *, apart: bool = False
+    decoder: Decoder, facts: Sequence[Answered], *, apart: bool = False
 ) -> tuple[PackedSequence, Tensor]:
     """A tree of the facts' prompts, not yet run, and the row of each one's last token.
 

@@ -14,6 +14,7 @@ from lql.inference.asking import Asker
 from lql.inference.attribution import Attribution, Carrier
 from lql.inference.decoder import Decoder
 from lql.inference.facts import FLOOR, Fact, find_facts, mean_answer, merge, sounds_like, weaken
+from lql.inference.probing import Prober
 from lql.inference.prompt import PromptEncoder
 from vindex.answers import KEPT, AnswerBackground
 from vindex.source import ModelSource
@@ -50,12 +51,17 @@ class Describer:
         self._attribution = Attribution(decoder, source)
         self._encoder = encoder
         self._asker = Asker(decoder, encoder)
+        self.num_layers = decoder.spec.num_layers
         self._nouns = {
             name: encoder.first_token(f" {kind.noun.lower()}")
             for name, kind in catalogue.kinds.items()
         }
         self._usual: Mapping[int, float] | None = None
         self._texts: dict[tuple[int, ...], str] = {}
+
+    def probes(self) -> Prober:
+        """Asks one relation of many entities, with this describer's model and catalogue."""
+        return Prober(self._asker, self._encoder, self.catalogue, self._attribution, self._spell)
 
     def tokens(self, text: str) -> int:
         """How many tokens a text has."""
@@ -64,10 +70,23 @@ class Describer:
     @torch.inference_mode()
     def kinds(self, entity: str, *, cancel: CancelToken | None = None) -> tuple[KindScore, ...]:
         """What kind of thing an entity is, most probable first."""
+        (scores,) = self.kinds_of((entity,), cancel=cancel)
+        return scores
+
+    @torch.inference_mode()
+    def kinds_of(
+        self, entities: Sequence[str], *, cancel: CancelToken | None = None
+    ) -> list[tuple[KindScore, ...]]:
+        """What kinds of things several entities are, in one pass."""
+        question = (self.catalogue.kind_question,)
+        asked = self._asker.ask_all(question, entities, completed=0, cancel=cancel)
+        return [self._scores(each.logprobs[0]) for each in asked]
+
+    def _scores(self, logprobs: torch.Tensor) -> tuple[KindScore, ...]:
+        """The kinds by the answer to the question after them, ``[V]``."""
         assert self._usual is not None, "the usual answer comes first"
-        asked = self._asker.ask((self.catalogue.kind_question,), entity, cancel=cancel)
         weights = {
-            kind: math.exp(float(asked.logprobs[0, token])) / (self._usual.get(token, 0.0) + FLOOR)
+            kind: math.exp(float(logprobs[token])) / (self._usual.get(token, 0.0) + FLOOR)
             for kind, token in self._nouns.items()
         }
         total = sum(weights.values())

@@ -15,12 +15,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
 from lql.cancel import CancelToken
 from lql.catalogue import Question
 from lql.inference.asking import COMPLETION, Asked, Asker
+from lql.inference.packed import PackedSequence
 from vindex.answers import AnswerBackground
 from vindex.signals import Signal as Signal
 
@@ -102,18 +104,78 @@ def find_facts(
     least: float = 0.0,
     cancel: CancelToken | None = None,
 ) -> list[Fact]:
-    """The facts in the answers to questions, best first.
+    """The facts in the answers to questions about one entity, best first: see ``find_all``."""
+    (found,) = find_all(
+        asker,
+        [asked],
+        questions,
+        [entity],
+        kind,
+        background,
+        spell,
+        leave_out=[leave_out],
+        least=least,
+        cancel=cancel,
+    )
+    return found
+
+
+def find_all(
+    asker: Asker,
+    answers: Sequence[Asked],
+    questions: Sequence[Question],
+    entities: Sequence[str],
+    kind: str,
+    background: AnswerBackground,
+    spell: Callable[[Sequence[int]], str],
+    *,
+    leave_out: Sequence[bool],
+    least: float = 0.0,
+    per_relation: int = _ROWS_PER_RELATION,
+    cancel: CancelToken | None = None,
+) -> list[list[Fact]]:
+    """The facts in the answers to questions about several entities, best first for each.
 
     Args:
-        asked: the answers.
+        answers: of each entity, all of one pass.
         background: of the same questions.
         spell: text of token ids in a row.
-        leave_out: whether the entity is itself one of the background's.
+        leave_out: whether each entity is itself one of the background's.
         least: facts of a lower score are not wanted, which saves completing them.
+        per_relation: candidates of each relation, at most.
     """
-    found = _candidates(asked, questions, background, spell, leave_out)
-    candidates = [each for each in found if each.score >= least]
-    endings = _complete(asker, asked, candidates, spell, cancel)
+    candidates = [
+        [
+            each
+            for each in _candidates(asked, questions, background, spell, left_out, per_relation)
+            if each.score >= least
+        ]
+        for asked, left_out in zip(answers, leave_out, strict=True)
+    ]
+    begun = [
+        (asked.leaves[each.question], each)
+        for asked, own in zip(answers, candidates, strict=True)
+        for each in own
+    ]
+    endings = iter(_complete(asker, answers[0].sequence, begun, spell, cancel))
+    return [
+        _facts(
+            asked, own, list(islice(endings, len(own))), questions, entity, kind, background, spell
+        )
+        for asked, own, entity in zip(answers, candidates, entities, strict=True)
+    ]
+
+
+def _facts(
+    asked: Asked,
+    candidates: Sequence[_Candidate],
+    endings: Sequence[tuple[tuple[int, ...], float]],
+    questions: Sequence[Question],
+    entity: str,
+    kind: str,
+    background: AnswerBackground,
+    spell: Callable[[Sequence[int]], str],
+) -> list[Fact]:
     facts: list[Fact] = []
     seen: set[str] = set()
     for candidate, (tokens, probability) in zip(candidates, endings, strict=True):
@@ -173,6 +235,7 @@ def _candidates(
     background: AnswerBackground,
     spell: Callable[[Sequence[int]], str],
     leave_out: bool,
+    per_relation: int,
 ) -> list[_Candidate]:
     shares = asked.logprobs.exp()  # [Q, V]
     known = background.lookup()
@@ -194,7 +257,7 @@ def _candidates(
                 place = max(places, key=lambda at: float(shares[at, token]))
                 found.append(_Candidate(place, token, share, lift))
         found.sort(key=lambda each: (-each.score, each.token))
-        rows += found[:_ROWS_PER_RELATION]
+        rows += found[:per_relation]
     rows.sort(key=lambda each: (-each.score, each.question, each.token))
     return rows[:_COMPLETED]
 
@@ -210,17 +273,16 @@ def _begins_answer(text: str) -> bool:
 
 def _complete(
     asker: Asker,
-    asked: Asked,
-    candidates: Sequence[_Candidate],
+    sequence: PackedSequence,
+    begun: Sequence[tuple[int, _Candidate]],
     spell: Callable[[Sequence[int]], str],
     cancel: CancelToken | None,
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Of each candidate, the tokens of the answer that it begins, and their probability."""
-    sequence = asked.sequence
-    tokens = [[each.token] for each in candidates]
-    odds = [each.share for each in candidates]
-    ends = [asked.leaves[each.question] for each in candidates]
-    going = list(range(len(candidates)))
+    """Of each candidate after its prompt's leaf, the answer's tokens and their probability."""
+    tokens = [[each.token] for _, each in begun]
+    odds = [each.share for _, each in begun]
+    ends = [leaf for leaf, _ in begun]
+    going = list(range(len(begun)))
     for _ in range(COMPLETION):
         if not going:
             break

@@ -101,6 +101,7 @@ class EdgeRow:
         target: the answer's words; the token the feature writes most.
         evidence: how the row was found. ``answer``: the model said so in a forward pass.
             ``static``: by dot products of stored vectors alone. ``inserted``: a user stored it.
+            ``probe``: an answer that PROBE kept.
         signal: ``none``, ``weak`` or ``clear``: whether names that mean nothing get such rows.
         probability, lift_nats: of an answer; see the language reference.
         score: what rows of one kind of evidence are ranked by; of an inserted fact, its confidence.

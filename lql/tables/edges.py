@@ -2,8 +2,8 @@
 
 Every kind of evidence is a function from a request to rows; ``EDGE_SOURCES`` lists them, the most
 telling first. A kind that can list all its edges does so where the request names no entity; static
-edges exist for every text that anyone could ask about, so they are computed for those that are
-named.
+and answer edges exist for every text that anyone could ask about, so they are computed for those
+that are named.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class EdgeRequest:
         entities: the only entities that WHERE lets through, as written; ``None`` for any.
         relations: likewise.
         evidence: likewise.
+        carriers: whether it reads which features carry an answer.
     """
 
     entities: tuple[str, ...] | None
     relations: tuple[str, ...] | None
     evidence: frozenset[Evidence]
+    carriers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class EdgeRecord:
         share: how much of the target's logit that feature carries, 0..1.
         source: what the row was made by: a template, a patch, ``gate``.
         gate: the feature's gate times the entity's embedding.
+        signal: ``none``, ``weak`` or ``clear``, of rows that a forward pass is behind.
     """
 
     entity: str
@@ -68,6 +71,7 @@ class EdgeRecord:
     share: float | None = None
     source: str | None = None
     gate: float | None = None
+    signal: str | None = None
 
 
 EdgeSource: TypeAlias = Callable[[EdgeRequest, Vindex, Context], Sequence[EdgeRecord]]
@@ -77,14 +81,8 @@ def static_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list
     """What the features write whose gates respond to the named entities, strongest first."""
     if Evidence.STATIC not in request.evidence:
         return []
-    if request.entities is None:
-        context.note(
-            "static edges are computed for the entities that WHERE names: "
-            'entity = "…" or entity IN ("…", …)'
-        )
-        return []
-    rows = []
-    for entity in request.entities:
+    rows: list[EdgeRecord] = []
+    for entity in request.entities or ():
         context.cancel.check(f"edges of {entity}")
         rows += [
             EdgeRecord(
@@ -100,6 +98,26 @@ def static_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list
             for edge in describe_static(vindex, entity)
         ]
     return rows
+
+
+def probe_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list[EdgeRecord]:
+    """The answers that PROBE kept, in the order in which entities were first probed."""
+    if Evidence.PROBE not in request.evidence:
+        return []
+    return [
+        EdgeRecord(
+            entity=probe.entity,
+            relation=probe.relation,
+            target=answer.target,
+            evidence=Evidence.PROBE,
+            probability=answer.probability,
+            lift_nats=answer.lift_nats,
+            source=answer.source,
+            signal=answer.signal,
+        )
+        for probe in context.state.overlay.view.probes.values()
+        for answer in probe.answers
+    ]
 
 
 def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list[EdgeRecord]:
@@ -144,10 +162,25 @@ def nearest_edges(vindex: Vindex, entity: str, layer: int) -> list[EdgeRecord]:
     return found
 
 
-EDGE_SOURCES: tuple[EdgeSource, ...] = (inserted_edges, static_edges)
-"""Every kind of evidence that there is."""
+EDGE_SOURCES: tuple[EdgeSource, ...] = (probe_edges, inserted_edges, static_edges)
+"""Every kind of evidence that needs no forward pass."""
+
+_COMPUTED = (Evidence.ANSWER, Evidence.STATIC)
 
 
-def edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list[EdgeRecord]:
-    """The rows of all kinds, in the natural order of EDGES."""
-    return [row for source in EDGE_SOURCES for row in source(request, vindex, context)]
+def edges(
+    request: EdgeRequest, vindex: Vindex, context: Context, answers: EdgeSource
+) -> list[EdgeRecord]:
+    """The rows of all kinds, in the natural order of EDGES.
+
+    Args:
+        answers: finds those with evidence ``answer``.
+    """
+    computed = [each.value for each in _COMPUTED if each in request.evidence]
+    if request.entities is None and computed:
+        context.note(
+            f"{' and '.join(computed)} edges are computed for the entities that WHERE names: "
+            'entity = "…" or entity IN ("…", …)'
+        )
+    sources = (answers, *EDGE_SOURCES)
+    return [row for source in sources for row in source(request, vindex, context)]

@@ -3,10 +3,12 @@ PATCHES."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vindex.edits import EditView
 from vindex.errors import Unsupported, VindexError
 from vindex.features import describe_layer, down_tokens
 from vindex.labels import LabelSource
@@ -14,10 +16,11 @@ from vindex.overlay import Overlay
 from vindex.spec import AttentionKind
 from vindex.store import Vindex, open_vindex
 
-EXAMPLES = 5
+EXAMPLES, ANSWERS = 5, 3
 
 LayerFacts = tuple[int, str | None, str | None, int, int, str | None, int | None]
-RelationFacts = tuple[str, int, int, int, int, int]
+RelationFacts = tuple[str, int, int, int, int, int, int | None, int | None]
+EntityFacts = tuple[str, int, None, None, None, int]
 ModelFacts = tuple[str, str | None, str | None, int | None, str | None, str | None, int, str]
 PatchFacts = tuple[str, int, int]
 
@@ -58,16 +61,21 @@ class _Relation:
     probes: int = 0
     layers: set[int] = field(default_factory=set)
     strongest: list[tuple[float, str]] = field(default_factory=list)
+    edges: int = 0
+    answers: list[tuple[float, str]] = field(default_factory=list)
+    templates: int = 0
 
 
 def relation_rows(
-    vindex: Vindex, only: int | None
+    vindex: Vindex, only: int | None, view: EditView, defined: Mapping[str, int]
 ) -> tuple[list[RelationFacts], list[tuple[str, ...]]]:
-    """RELATIONS, those of most features first, and examples of what their features write.
+    """RELATIONS, those of most features and then of most edges first, and examples of them.
 
     Args:
         vindex: whose labels.
-        only: the layer that is counted; ``None`` for all.
+        only: the layer whose features are counted, and nothing else; ``None`` for everything.
+        view: stored facts and kept answers, the edges.
+        defined: relations that the user defined, with the number of their templates.
     """
     labels = vindex.labels
     relations: defaultdict[str, _Relation] = defaultdict(_Relation)
@@ -83,19 +91,51 @@ def relation_rows(
         if feature < vindex.down_meta.num_features(layer):
             written = down_tokens(vindex, vindex.down_meta.records(layer)[feature])[:1]
             relation.strongest += [(token.score, token.token) for token in written]
-    order = sorted(relations, key=lambda name: (-relations[name].features, name))
+    if only is None:
+        _count_edges(relations, view)
+        for name, templates in defined.items():
+            relations[name].templates = templates
+    order = sorted(
+        relations, key=lambda name: (-relations[name].features, -relations[name].edges, name)
+    )
     facts: list[RelationFacts] = [
         (
             name,
             (found := relations[name]).features,
             found.probes,
             found.features - found.probes,
-            min(found.layers),
-            max(found.layers),
+            found.edges,
+            found.templates,
+            min(found.layers, default=None),
+            max(found.layers, default=None),
         )
         for name in order
     ]
-    return facts, [_examples(relations[name].strongest) for name in order]
+    return facts, [
+        (*_examples(found.answers)[:ANSWERS], *_examples(found.strongest))[:EXAMPLES]
+        for found in (relations[name] for name in order)
+    ]
+
+
+def _count_edges(relations: defaultdict[str, _Relation], view: EditView) -> None:
+    for probe in view.probes.values():
+        relation = relations[probe.relation]
+        relation.edges += len(probe.answers)
+        relation.answers += [
+            (answer.probability, f"{probe.entity}: {answer.target}") for answer in probe.answers
+        ]
+    for fact in view.facts.values():
+        relation = relations[fact.relation]
+        relation.edges += 1
+        relation.answers.append((fact.confidence, f"{fact.entity}: {fact.target}"))
+
+
+def entity_rows(view: EditView) -> list[EntityFacts]:
+    """What ENTITIES knows beside the features: entities of stored facts and kept answers."""
+    edges = Counter(fact.entity for fact in view.facts.values())
+    for probe in view.probes.values():
+        edges[probe.entity] += len(probe.answers)
+    return [(entity, 0, None, None, None, count) for entity, count in edges.items() if count]
 
 
 def _examples(written: list[tuple[float, str]]) -> tuple[str, ...]:

@@ -101,6 +101,10 @@ _FEATURES = TableSchema(
         _text("label_source", "r.label_source", "label"),
         _text("band", "b.band", "band"),
         Field(Column("edited", Kind.BOOLEAN), "f.edited"),
+        Field(Column("support", Kind.INTEGER), "r.support", "label", shown=False),
+        Field(
+            Column("precision", Kind.NUMBER, Unit.PROBABILITY), "r.precision", "label", shown=False
+        ),
     ),
     parts={
         "token": "LEFT JOIN token_text AS t ON t.token_id = f.token_id",
@@ -127,6 +131,7 @@ _EDGES = TableSchema(
         _number("share", "e.share", Unit.PROBABILITY),
         _text("source", "e.source"),
         _number("gate", "e.gate", Unit.DOT, shown=False),
+        Field(Column("signal", Kind.TEXT), "e.signal", shown=False),
     ),
     aliases={"confidence": "probability", "score": "gate"},
 )
@@ -145,12 +150,16 @@ _STOPPED = ", ".join(f"'{word}'" for word in sorted(BEGINNINGS))
 
 _ENTITIES = TableSchema(
     Table.ENTITIES,
-    "(SELECT row_number() OVER (ORDER BY count(*) DESC, t.token) - 1 AS rid, t.token AS entity, "
+    "(SELECT row_number() OVER (ORDER BY coalesce(s.edges, 0) DESC, coalesce(w.features, 0) DESC, "
+    "coalesce(s.entity, w.entity)) - 1 AS rid, coalesce(s.entity, w.entity) AS entity, "
+    "coalesce(w.features, 0) AS features, w.logit, w.first_layer, w.last_layer, "
+    "coalesce(s.edges, 0) AS edges FROM (SELECT t.token AS entity, "
     "count(*) AS features, max(f.logit) AS logit, min(f.layer) AS first_layer, "
     "max(f.layer) AS last_layer FROM feature AS f JOIN token_text AS t ON t.token_id = f.token_id "
     "WHERE f.layer = coalesce({layer}, f.layer) AND strlen(t.token) >= 3 "
     r"AND regexp_full_match(t.token, '[A-Z]\p{L}+') "
-    f"AND t.token NOT IN ({_STOPPED}) GROUP BY t.token) AS n",
+    f"AND t.token NOT IN ({_STOPPED}) GROUP BY t.token) AS w "
+    "FULL JOIN {rows} AS s ON s.entity = w.entity) AS n",
     "n.rid",
     (
         _token("entity", "n.entity"),
@@ -158,6 +167,7 @@ _ENTITIES = TableSchema(
         _number("logit", "n.logit", Unit.LOGIT),
         _integer("first_layer", "n.first_layer"),
         _integer("last_layer", "n.last_layer"),
+        _integer("edges", "n.edges"),
     ),
 )
 
@@ -170,6 +180,8 @@ _RELATIONS = TableSchema(
         _integer("features", "r.features"),
         _integer("probes", "r.probes"),
         _integer("clusters", "r.clusters"),
+        _integer("edges", "r.edges"),
+        _integer("templates", "r.templates"),
         _integer("first_layer", "r.first_layer"),
         _integer("last_layer", "r.last_layer"),
         Field(Column("examples", Kind.TOKENS), "r.rid", items=EXAMPLES),

@@ -198,7 +198,7 @@ class ModelTables:
         labels = self.vindex.labels
         keys = sorted(labels.probes.keys() | labels.assignments.keys())
         found = [
-            (self._starts[layer] + feature, label)
+            (self._starts[layer] + feature, label, labels.measured.get((layer, feature)))
             for layer, feature in keys
             if layer < len(self._counts) and feature < self._counts[layer]
             if (label := labels.of(layer, feature)) is not None
@@ -206,9 +206,15 @@ class ModelTables:
         self.engine.register(
             "feature_label",
             {
-                "rid": integers([rid for rid, _ in found]),
-                "relation": texts([label.text for _, label in found]),
-                "label_source": texts([label.source.value for _, label in found]),
+                "rid": integers([rid for rid, _, _ in found]),
+                "relation": texts([label.text for _, label, _ in found]),
+                "label_source": texts([label.source.value for _, label, _ in found]),
+                "support": integers(
+                    [None if each is None else each.support for _, _, each in found]
+                ),
+                "precision": numbers(
+                    [None if each is None else each.precision for _, _, each in found]
+                ),
             },
         )
 

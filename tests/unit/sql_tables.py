@@ -182,6 +182,7 @@ def entities(rows: list[Row]) -> list[Row]:
             "logit": max(row["logit"] for row in named[text]),
             "first_layer": min(row["layer"] for row in named[text]),
             "last_layer": max(row["layer"] for row in named[text]),
+            "edges": 0,
         }
         for text in order
     ]
@@ -204,6 +205,8 @@ def relations(rows: list[Row]) -> list[Row]:
                 "features": len(own),
                 "probes": probes,
                 "clusters": len(own) - probes,
+                "edges": 0,
+                "templates": 0,
                 "first_layer": min(row["layer"] for row in own),
                 "last_layer": max(row["layer"] for row in own),
                 "examples": tuple(dict.fromkeys(token for _, token in written))[:5],
@@ -274,7 +277,7 @@ def tables() -> dict[Table, list[Row]]:
 
 COLUMNS: dict[Table, tuple[str, ...]] = {
     Table.FEATURES: tuple(features()[0]),
-    Table.ENTITIES: ("entity", "features", "logit", "first_layer", "last_layer"),
+    Table.ENTITIES: ("entity", "features", "logit", "first_layer", "last_layer", "edges"),
     Table.RELATIONS: tuple(relations(features())[0]),
     Table.LAYERS: tuple(layers()[0]),
     Table.TOKENS: ("token_id", "token", "features"),

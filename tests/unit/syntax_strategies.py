@@ -186,6 +186,7 @@ SELECTS = build(
     distinct=FLAG,
     nearest=maybe(st.builds(ast.Nearest, texts(Slot.ENTITY), integers(Slot.LAYER))),
     where=maybe(conditions()),
+    exact=FLAG,
     group_by=st.lists(ANY_COLUMNS, max_size=2).map(tuple),
     having=maybe(conditions(OPERANDS)),
     order_by=st.lists(
@@ -207,6 +208,11 @@ TOUCHING = {
     "table": st.sampled_from([ast.Table.EDGES, ast.Table.FEATURES]),
     "limit": LIMIT,
     "all_rows": FLAG,
+}
+PROBED = {
+    "templates": st.lists(texts(Slot.TEMPLATE), max_size=2).map(tuple),
+    "top": TOP,
+    "batch": maybe(integers(Slot.TOP)),
 }
 
 
@@ -333,6 +339,15 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         st.lists(texts(Slot.TEMPLATE), min_size=1, max_size=3).map(tuple),
         maybe(texts(Slot.KIND)),
     ),
+    ast.Probe: build(
+        ast.Probe,
+        relation=texts(Slot.RELATION),
+        entities=st.lists(texts(Slot.ENTITY), min_size=1, max_size=3).map(tuple),
+        **PROBED,
+    )
+    | build(ast.Probe, relation=texts(Slot.RELATION), path=texts(Slot.FACTS_PATH), **PROBED),
+    ast.LabelFeatures: build(ast.LabelFeatures, path=texts(Slot.FACTS_PATH))
+    | build(ast.LabelFeatures, support=maybe(integers(Slot.TOP))),
     ast.Walk: build(
         ast.Walk, prompt=PROMPTS, top=TOP, layers=LAYERS, mode=words(ast.WalkMode), compare=FLAG
     ),

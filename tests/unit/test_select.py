@@ -258,7 +258,8 @@ def test_gate_is_a_column_of_nearest_only(session: Session) -> None:
         ("SHOW RELATIONS VERBOSE WITH EXAMPLES", "SELECT * FROM RELATIONS"),
         (
             "SHOW RELATIONS RAW AT LAYER 1",
-            "SELECT relation, label_source, layer, feature, token FROM FEATURES "
+            "SELECT relation, label_source, layer, feature, token, support, precision "
+            "FROM FEATURES "
             "WHERE relation IS NOT NULL AND layer = 1",
         ),
         ("SHOW PATCHES", "SELECT * FROM PATCHES"),
