@@ -238,8 +238,13 @@ def plain_relation(relation: str) -> str:
 
 def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
     """What operations in this order come to, over the facts that the base holds."""
-    facts = {fact.name: fact for fact in base}
-    features: dict[Slot, FeatureEdit] = {}
+    return with_operations(EditView({fact.name: fact for fact in base}, {}), operations)
+
+
+def with_operations(view: EditView, operations: Iterable[Operation]) -> EditView:
+    """What operations in this order come to, over what is in effect."""
+    facts = dict(view.facts)
+    features = dict(view.features)
     for operation in operations:
         match operation:
             case PutFact(fact):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lql import ast
 from lql.codes import Code
@@ -35,13 +36,15 @@ from vindex.edits import (
     Vector,
     WrittenToken,
     fact_name,
+    with_operations,
 )
 from vindex.features import embedding_rows
-from vindex.overlay import Edit
 
 if TYPE_CHECKING:
-    from lql.inference.compose import Composer, Ids
+    from lql.inference.compose import Composer, Detector, Ids, Pull
     from lql.inference.model import LoadedModel
+
+Floats = npt.NDArray[np.float32]
 
 CONFIDENCE = 0.9
 """Of a composed fact where none is said; larql's."""
@@ -52,10 +55,9 @@ SAID = 0.5
 _UNUSED = 1e-3
 """Nats by which the next token of ordinary text may drift, on average, without a free feature."""
 
-_FIRST_STRENGTH = 1.0  # in median lengths of a layer's down vectors
-_STRONGER = 1.6
 _ROUNDS = 16
-_STALE = 2
+_STRONGER = 1.4  # each step of balancing is as many times the one before
+_CAREFUL = 0.2  # a step where growing did not help, as a share of what there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,42 @@ class Composing:
     evict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    """What one token of a target needs: its feature's rows, and the unit vector it writes along."""
+    """What one token of a target needs: a feature, while its down vector is being found.
+
+    Attributes:
+        asked: the prompts, as far as the target is said before the token.
+        tried: the down vector to be looked at next, ``[D]`` float32.
+        down: the best so far.
+        share: the token's least probability with it.
+        stuck: that growing did not help any more.
+    """
 
     slot: Slot
-    gate: Vector
-    up: Vector
-    direction: np.ndarray[tuple[int], np.dtype[np.float32]]
     token: int
+    asked: list[Ids]
+    detector: Detector
+    tried: Floats
+    down: Floats
+    share: float = -1.0
+    stuck: bool = False
+
+    def learn(self, pull: Pull, wanted: float, step: float) -> None:
+        """Keep what was tried if it is better, and say what to try next."""
+        if pull.share > self.share:
+            self.down, self.share = self.tried, pull.share
+        elif self.share < wanted:
+            self.stuck = True
+        if pull.share >= wanted:
+            return
+        if not self.stuck:
+            self.tried = self.tried + pull.plain.array * np.float32(step)
+        elif pull.share < self.share / 2:  # overshot: half way back to the best
+            self.tried = (self.tried + self.down) * np.float32(0.5)
+        else:
+            length = _CAREFUL * max(float(np.linalg.norm(self.tried)), step / _STRONGER)
+            self.tried = self.tried + pull.steepest.array * np.float32(length)
 
 
 def insert(
@@ -119,21 +148,31 @@ def alpha_of(slot: ast.NumberSlot | None) -> float | None:
     return slot.value
 
 
-def composed(rows: Sequence[Row], how: Composing, context: Context, title: str) -> list[Operation]:
-    """The operations that compose facts, in the place of inserted ones with the same names."""
-    overlay = context.state.overlay
+def composed(
+    rows: Sequence[Row],
+    how: Composing,
+    context: Context,
+    title: str,
+    view: EditView | None = None,
+) -> list[Operation]:
+    """The operations that compose facts, in the place of inserted ones with the same names.
+
+    Args:
+        view: what they are composed over; the view in effect by default.
+    """
+    view = context.state.overlay.view if view is None else view
     operations: list[Operation] = []
     for row in rows:
         name = fact_name(row.entity, row.relation)
-        if name in overlay.view.facts:
+        if name in view.facts:
             operations.append(DropFacts(row.entity, row.relation))
-        old = overlay.view.composed.get(name)
+        old = view.composed.get(name)
         if old is not None:
             operations += switched_off([old], f"replaced by {row.target}")
     for number, row in enumerate(rows, 1):
         context.cancel.check(f"composing fact {number}/{len(rows)}")
-        view = overlay.with_edit(Edit("", tuple(operations)))
-        operations += _Composition(row, how, view, context, title).operations()
+        now = with_operations(view, operations)
+        operations += _Composition(row, how, now, context, title).operations()
     return operations
 
 
@@ -169,8 +208,8 @@ class _Composition:
                 Diagnostic(Code.FACTS_INVALID, f'the target "{row.target}" holds no token')
             )
         parts = self._parts(ids)
-        strength = self._strength(parts, ids) * composer.median_down(how.layer)
-        return [self._operation(part, strength) for part in parts]
+        self._balance(parts)
+        return [self._operation(part) for part in parts]
 
     def _ids(self, prompt: str) -> Ids:
         return self._model.encode(prompt).ids
@@ -185,6 +224,8 @@ class _Composition:
         for other in inserted:
             if other.name != fact_name(row.entity, row.relation):
                 taught += [self._ids(each) for each in key_prompts(other.entity, other.relation)]
+        # Each feature says its token once: it keeps shut where the target goes on.
+        taught += [(*prompt, *ids) for prompt in self._asked]
         parts = []
         slots = self._free_slots(len(ids))
         for place, (token, slot) in enumerate(zip(ids, slots, strict=True)):
@@ -192,8 +233,8 @@ class _Composition:
             asked = [(*prompt, *said) for prompt in self._asked]
             others = taught if not said else [*taught, *((*prompt, *said) for prompt in taught)]
             found = self._composer.detector(asked, others, how.layer, cancel)
-            along = self._composer.direction(asked, token, how.layer, cancel).numpy()
-            parts.append(_Part(slot, found.gate, found.up, along, token))
+            nothing = np.zeros(len(found.gate), np.float32)
+            parts.append(_Part(slot, token, asked, found, nothing, nothing))
         return parts
 
     # ------------------------------------------------------------------------- features
@@ -236,41 +277,43 @@ class _Composition:
 
     # ------------------------------------------------------------------------- strength
 
-    def _strength(self, parts: Sequence[_Part], ids: Ids) -> float:
-        """The least strength with which every phrasing is answered, or the best that was found."""
-        if self._how.alpha is not None:
-            return self._how.alpha
-        median = self._composer.median_down(self._how.layer)
-        strength = best = _FIRST_STRENGTH
-        reached, stale = -1.0, 0
+    def _balance(self, parts: Sequence[_Part]) -> None:
+        """Find down vectors with which every phrasing is answered, or the best there are.
+
+        Each grows along the plain direction until its token is probable enough. Where growing
+        further does not help, it takes steps along the steepest one, from the best so far.
+        """
+        layer, cancel = self._how.layer, self._context.cancel
+        step = self._composer.median_down(layer)
+        wanted = SAID ** (1 / len(parts))
         for number in range(_ROUNDS):
-            self._context.cancel.check(f"balancing, round {number + 1}/{_ROUNDS}")
-            edits = {part.slot: self._edit(part, strength * median) for part in parts}
-            share = weakest(self._with(edits), self._row, ids, self._context)
-            if share > reached:
-                best, reached, stale = strength, share, 0
-            else:
-                stale += 1
-            if share >= SAID or (stale == _STALE and reached > 1e-3):
+            cancel.check(f"balancing, round {number + 1}/{_ROUNDS}")
+            now = self._with({part.slot: _edit(part, part.tried) for part in parts}).composer()
+            for part in parts:
+                pull = now.pull(part.asked, part.token, layer, cancel)
+                if self._how.alpha is not None:
+                    part.tried = part.down = pull.plain.array * np.float32(self._how.alpha * step)
+                else:
+                    part.learn(pull, wanted, step * _STRONGER**number)
+            if self._how.alpha is not None:
+                return
+            if all(part.share >= wanted for part in parts):
                 break
-            strength *= _STRONGER
-        if reached < SAID:
-            self._context.note(
-                f"{self._row.entity} —{self._row.relation}→ {self._row.target}: no strength gives "
-                f"the target more than {reached:.0%} on every phrasing"
-            )
-        return best
+        for part in parts:
+            part.tried = part.down
+            if part.share < wanted:
+                token = self._model.token_text(part.token)
+                self._context.note(
+                    f"{self._row.entity} —{self._row.relation}→ {self._row.target}: no strength "
+                    f'gives "{token}" more than {part.share:.0%} on every phrasing'
+                )
 
     def _with(self, edits: dict[Slot, FeatureEdit]) -> LoadedModel:
         view = EditView(self._view.facts, {**self._view.features, **edits})
         return self._context.model_with(view, self._title)
 
-    def _edit(self, part: _Part, length: float) -> FeatureEdit:
-        return FeatureEdit(gate=part.gate, up=part.up, down=Vector.of(part.direction * length))
-
-    def _operation(self, part: _Part, length: float) -> PutFeature:
+    def _operation(self, part: _Part) -> PutFeature:
         row, how = self._row, self._how
-        down = (part.direction * length).astype(np.float32)
         embedding = embedding_rows(self._context.vindex(self._title), [part.token])[0]
         token = self._model.token_text(part.token).strip() or row.target
         return PutFeature(
@@ -279,11 +322,15 @@ class _Composition:
             target=row.target,
             relation=row.relation,
             confidence=how.confidence,
-            gate=part.gate,
-            up=part.up,
-            down=Vector.of(down),
-            writes=WrittenToken(token, part.token, float(embedding @ down)),
+            gate=part.detector.gate,
+            up=part.detector.up,
+            down=Vector.of(part.down),
+            writes=WrittenToken(token, part.token, float(embedding @ part.down)),
         )
+
+
+def _edit(part: _Part, down: Floats) -> FeatureEdit:
+    return FeatureEdit(gate=part.detector.gate, up=part.detector.up, down=Vector.of(down))
 
 
 def weakest(model: LoadedModel, row: Row, ids: Ids, context: Context) -> float:

@@ -22,7 +22,16 @@ from lql.names import nearest
 from lql.results import Result
 from lql.results.edits import EditResult, EditRow, EditsResult, PatchResult
 from lql.tables.schema import FACTS
-from vindex.edits import ComposedFact, DropFacts, Fact, Operation, PutFact, fact_name
+from vindex.edits import (
+    ComposedFact,
+    DropFacts,
+    EditView,
+    Fact,
+    Operation,
+    PutFact,
+    fact_name,
+    with_operations,
+)
 
 _Edit = ast.Insert | ast.Delete | ast.Update | ast.Undo | ast.ShowEdits | ast.DiscardPatch
 
@@ -146,12 +155,7 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
     started = time.perf_counter()
     chosen = chosen_facts(statement, context)
     found = facts = [fact for fact in chosen if isinstance(fact, Fact)]
-    if len(found) != len(chosen):
-        raise not_available(
-            "UPDATE of a fact that was inserted with MODE COMPOSE",
-            statement.where.span,
-            "INSERT … MODE COMPOSE with the new target replaces it",
-        )
+    composed = [fact for fact in chosen if isinstance(fact, ComposedFact)]
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
     if target is not None and found:
@@ -161,8 +165,35 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
                 Diagnostic(Code.FACTS_INVALID, f'the target "{target}" holds no token')
             )
         facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
-    title = f"UPDATE {facts[0]}" if len(facts) == 1 else f"UPDATE {len(facts)} facts"
-    return made(statement, title, [PutFact(fact) for fact in facts], context, started)
+    operations: list[Operation] = [PutFact(fact) for fact in facts]
+    for fact in composed:
+        view = with_operations(context.state.overlay.view, operations)
+        operations += _recomposed(fact, target, confidence, view, statement, context)
+    title = f"UPDATE {len(chosen)} facts"
+    if len(chosen) == 1:
+        title = f"UPDATE {facts[0] if facts else replace(composed[0], target=target or '')}"
+    mode = "compose" if composed and not facts else "knn"
+    return made(statement, title, operations, context, started, mode=mode)
+
+
+def _recomposed(
+    fact: ComposedFact,
+    target: str | None,
+    confidence: float | None,
+    view: EditView,
+    statement: ast.Update,
+    context: Context,
+) -> list[Operation]:
+    """A composed fact with another target or confidence, in features of the same layer."""
+    from lql.execute.compose import Composing, composed
+
+    if target is None:
+        raise not_available(
+            "UPDATE of the confidence alone of a fact that features hold", statement.span
+        )
+    row = Row(fact.entity, fact.relation, target)
+    share = fact.confidence if confidence is None else confidence
+    return composed([row], Composing(fact.layer, share), context, statement.title, view)
 
 
 def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:

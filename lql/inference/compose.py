@@ -38,6 +38,8 @@ OPEN = 12.0
 RIDGE = 0.1
 """Of the regressions, in shares of the mean square of an input's numbers."""
 
+_RIVALS = 64  # tokens that a pull is away from, the most probable
+
 Ids = tuple[int, ...]
 
 
@@ -47,6 +49,23 @@ class Detector:
 
     gate: Vector
     up: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Where prompts stand to a token.
+
+    Attributes:
+        share: the token's least probability after any of them.
+        plain: of a down vector that raises its logit over the mean, ``[D]``, of length 1: however
+            far, the token gains most.
+        steepest: of one that raises its probability over the rivals of now, likewise. Followed
+            far, it raises what is unlike the rivals.
+    """
+
+    share: float
+    plain: Vector
+    steepest: Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +116,42 @@ class Composer:
         return Detector(Vector.of(gate.numpy()), Vector.of(up.numpy()))
 
     @torch.inference_mode()
-    def direction(
+    def pull(
         self, asked: Sequence[Ids], token: int, layer: int, cancel: CancelToken | None = None
-    ) -> Tensor:
-        """The unit down vector [D] that raises a token's logit most where prompts end.
+    ) -> Pull:
+        """How far the prompts are from a token, and which way a down vector would bring them there.
 
-        Later layers are read through as they are; what they make of it is not in it.
+        What later layers add is held as it is.
         """
         decoder = self._decoder
-        row = head_row(self._source, token) - self._mean_row()
-        if not decoder.has_plain_stream:
-            return torch.nn.functional.normalize(row, dim=0)
         read = self._read(asked, layer, cancel)
-        direction = row.to(decoder.device).expand(len(asked), -1)
-        seen = decoder.read_through(read.last[read.ends], direction, layer)  # [P, D]
+        last = read.last[read.ends]  # [P, D]
+        shares = decoder.logits(last).softmax(dim=1)  # [P, V]
+        rivals = shares.topk(min(_RIVALS, shares.shape[1]))
+        rows = torch.stack(
+            [torch.stack([self._row(each) for each in ids]) for ids in rivals.indices.tolist()]
+        )  # [P, k, D]
+        expected = (rivals.values.unsqueeze(2).cpu() * rows).sum(dim=1)  # [P, D]
+        plain = (self._row(token) - self._mean_row()).expand_as(expected)
+        return Pull(
+            float(shares[:, token].min()),
+            self._down(plain, read, layer),
+            self._down(self._row(token) - expected, read, layer),
+        )
+
+    def _down(self, seen: Tensor, read: _Read, layer: int) -> Vector:
+        """The unit down vector that adds most along what the head sees at prompts' ends, [P, D]."""
+        decoder = self._decoder
+        last, seen = read.last[read.ends], seen.to(decoder.device)
         part = decoder.feed_forward_of(layer)
-        if isinstance(part, FeedForward):
+        if decoder.has_plain_stream and isinstance(part, FeedForward):
+            seen = decoder.read_through(last, seen, layer)
             inputs, outputs = read.inputs[read.ends], read.outputs[read.ends]
             raw = part.down(gates_and_activations(inputs, part)[1])
             # The norm that may follow the FFN scales each number by itself.
-            scale = outputs / torch.where(raw == 0, torch.ones_like(raw), raw)
-            seen = seen * scale
-        units = torch.nn.functional.normalize(seen, dim=1)
-        return torch.nn.functional.normalize(units.mean(dim=0), dim=0).cpu()
+            seen = seen * (outputs / torch.where(raw == 0, torch.ones_like(raw), raw))
+        unit = torch.nn.functional.normalize(seen.sum(dim=0), dim=0)
+        return Vector.of(unit.cpu().numpy())
 
     @torch.inference_mode()
     def quietest(
@@ -130,7 +162,7 @@ class Composer:
         assert isinstance(part, FeedForward), "see ``possible_at``"
         read = self._read(prompts, layer, cancel)
         strongest = gates_and_activations(read.inputs, part)[1].abs().amax(dim=0).cpu()  # [F]
-        return (strongest * self._down(layer).norm(dim=0)).argsort(stable=True).tolist()  # type: ignore[no-any-return]
+        return (strongest * self._columns(layer).norm(dim=0)).argsort(stable=True).tolist()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def next_shares(self, prompts: Sequence[Ids], cancel: CancelToken | None = None) -> Tensor:
@@ -140,16 +172,19 @@ class Composer:
 
     def median_down(self, layer: int) -> float:
         """The median length of a layer's down vectors."""
-        return float(self._down(layer).norm(dim=0).median())
+        return float(self._columns(layer).norm(dim=0).median())
 
     def possible_at(self, layer: int) -> bool:
         """Whether the layer has one FFN: with experts, another token may visit other features."""
         return isinstance(self._decoder.feed_forward_of(layer), FeedForward)
 
-    def _down(self, layer: int) -> Tensor:
+    def _columns(self, layer: int) -> Tensor:
         """The down vectors of a layer, [D, F]."""
         stored = self._source.matrix(Role.DOWN, layer)
         return torch_view(stored.columns(0, stored.shape[1]))
+
+    def _row(self, token: int) -> Tensor:
+        return head_row(self._source, token)
 
     def _mean_row(self) -> Tensor:
         if self._mean is None:
