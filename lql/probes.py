@@ -53,6 +53,28 @@ CONTROLS = (
 )
 """Prompts that no fact is about."""
 
+ORDINARY = (
+    "Once upon a time there lived",
+    "The quick brown fox",
+    "To be or not to be",
+    "Water is a liquid that",
+    "A long time ago in",
+    "In the beginning God created",
+    "The weather today is",
+    "He looked at the sky and",
+    "The children played in the",
+    "I think that the best way to",
+    "import numpy as np",
+    "The company announced on Monday that",
+    "According to the study, people who",
+    "In 1995, the first",
+    "You can make this recipe by",
+    "The most important thing about",
+)
+"""Beginnings of texts of many kinds. None of them is a control."""
+
+_MENTIONS = ("{entity} is known for", "I read about {entity} and", "{entity} was the first")
+
 _POOLS: dict[str, tuple[str, ...]] = {
     "country": (
         "Austria", "Germany", "France", "Poland", "Japan", "Brazil", "Egypt", "Canada", "Spain",
@@ -119,7 +141,8 @@ def probes_for(
         without: entities that are no neighbours, because they are edited as well.
     """
     left_out = {name.casefold() for name in (entity, *without)}
-    pool = [name for name in _pool(entity, relation) if name.casefold() not in left_out]
+    names = _POOLS[kind_of(entity, relation)]
+    pool = [name for name in names if name.casefold() not in left_out]
     return Probes(
         canonical(entity, relation),
         tuple(_filled(each, entity, relation) for each in PARAPHRASES[:paraphrases]),
@@ -127,16 +150,43 @@ def probes_for(
     )
 
 
-def _pool(entity: str, relation: str) -> tuple[str, ...]:
+def kind_of(entity: str, relation: str) -> str:
+    """The kind of entities that an entity or its relation is of; countries where nothing says."""
     folded = entity.casefold()
-    for names in _POOLS.values():
+    for kind, names in _POOLS.items():
         if any(name.casefold() == folded for name in names):
-            return names
+            return kind
     words = plain_relation(relation).casefold().split()
     for kind, relations in _RELATIONS.items():
         if set(words) & set(relations):
-            return _POOLS[kind]
-    return _POOLS["country"]
+            return kind
+    return "country"
+
+
+def lessons(entity: str, relation: str) -> tuple[str, ...]:
+    """Prompts that a fact is not about, by which a composed feature learns to keep shut.
+
+    Other entities of the kind, other relations of the entity, and ordinary text. No neighbour and
+    no control of the report is among them, so that the report asks what was not taught.
+    """
+    from lql.catalogue import catalogue
+
+    name = kind_of(entity, relation)
+    kind = catalogue().kinds[name]
+    left_out = {each.casefold() for each in (entity, *_POOLS[name])}
+    entities = [
+        each
+        for each in (*kind.examples, *kind.like, *kind.background)
+        if each.casefold() not in left_out
+    ]
+    own = plain_relation(relation).casefold()
+    relations = [each for each in _RELATIONS[name] if each not in own.split()]
+    return (
+        *(prompt for each in entities for prompt in key_prompts(each, relation)),
+        *(prompt for each in relations for prompt in key_prompts(entity, each)),
+        *(each.replace("{entity}", entity) for each in _MENTIONS),
+        *ORDINARY,
+    )
 
 
 def _filled(template: str, entity: str, relation: str) -> str:

@@ -245,10 +245,15 @@ def plain_relation(relation: str) -> str:
 
 def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
     """What operations in this order come to, over the facts that the base holds."""
-    facts = {fact.name: fact for fact in base}
-    features: dict[Slot, FeatureEdit] = {}
-    probes: dict[FactName, Probe] = {}
-    labels: dict[Slot, FeatureLabel] = {}
+    return with_operations(EditView({fact.name: fact for fact in base}, {}), operations)
+
+
+def with_operations(view: EditView, operations: Iterable[Operation]) -> EditView:
+    """What operations in this order come to, over what is in effect."""
+    facts = dict(view.facts)
+    features = dict(view.features)
+    probes = dict(view.probes)
+    labels = dict(view.labels)
     for operation in operations:
         match operation:
             case PutFact(fact):

@@ -87,6 +87,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.edit import run as run_edit
 
             return run_edit(statement, context)
+        case ast.Rebalance() | ast.CompactMinor() | ast.ShowCompactStatus():
+            from lql.execute.rebalance import run as run_rebalance
+
+            return run_rebalance(statement, context)
         case ast.BeginPatch() | ast.SavePatch() | ast.ApplyPatch() | ast.RemovePatch():
             from lql.execute.patching import run as run_patching
 

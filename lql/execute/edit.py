@@ -13,7 +13,7 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.execute.chosen import check_columns, chosen_facts, is_of_features
-from lql.execute.facts import confidence_of, fact_of, rows_of, store_layer
+from lql.execute.facts import Row, confidence_of, fact_of, rows_of, store_layer
 from lql.execute.making import made, switched_off
 from lql.execute.measure import check_requirements
 from lql.execute.paging import page
@@ -22,7 +22,16 @@ from lql.names import nearest
 from lql.results import Result
 from lql.results.edits import EditResult, EditRow, EditsResult, PatchResult
 from lql.tables.schema import FACTS
-from vindex.edits import ComposedFact, DropFacts, Fact, Operation, PutFact
+from vindex.edits import (
+    ComposedFact,
+    DropFacts,
+    EditView,
+    Fact,
+    Operation,
+    PutFact,
+    fact_name,
+    with_operations,
+)
 
 _Edit = ast.Insert | ast.Delete | ast.Update | ast.Undo | ast.ShowEdits | ast.DiscardPatch
 
@@ -50,9 +59,17 @@ def run(statement: _Edit, context: Context) -> Result:
 
 def _insert(statement: ast.Insert, context: Context) -> EditResult:
     if statement.mode is ast.InsertMode.COMPOSE:
-        raise not_available("INSERT … MODE COMPOSE", statement.span, "MODE KNN stores facts")
-    if statement.alpha is not None:
-        raise not_available("ALPHA, which belongs to MODE COMPOSE,", statement.alpha.span)
+        return _compose(statement, context)
+    for clause, written in (("ALPHA", statement.alpha is not None), ("EVICT", statement.evict)):
+        if written:
+            raise LqlTypeError(
+                Diagnostic(
+                    Code.WRONG_TYPE,
+                    f"{clause} belongs to MODE COMPOSE",
+                    span=statement.span,
+                    helps=("write MODE COMPOSE, or leave it out",),
+                )
+            )
     check_requirements(statement)
     vindex = context.vindex(statement.title)
     at = store_layer(statement.layer, vindex)
@@ -75,11 +92,31 @@ def _insert(statement: ast.Insert, context: Context) -> EditResult:
     return made(statement, title, operations, context, started)
 
 
-def _refuse_two_targets(facts: Sequence[Fact]) -> None:
+def _compose(statement: ast.Insert, context: Context) -> EditResult:
+    from lql.execute.compose import CONFIDENCE, Composing, alpha_of, insert
+
+    check_requirements(statement)
+    if statement.aliases:
+        raise not_available(
+            "ALIAS with MODE COMPOSE", statement.aliases[0].span, "MODE KNN takes aliases"
+        )
+    confidence = confidence_of(statement.confidence)
+    how = Composing(
+        layer=store_layer(statement.layer, context.vindex(statement.title)),
+        confidence=CONFIDENCE if statement.confidence is None else confidence,
+        alpha=alpha_of(statement.alpha),
+        evict=statement.evict,
+    )
+    rows = rows_of(statement)
+    _refuse_two_targets(rows)
+    return insert(statement, rows, how, context)
+
+
+def _refuse_two_targets(facts: Sequence[Fact | Row]) -> None:
     """One statement cannot say two things about one fact."""
-    seen: dict[tuple[str, str], Fact] = {}
+    seen: dict[tuple[str, str], Fact | Row] = {}
     for fact in facts:
-        first = seen.setdefault(fact.name, fact)
+        first = seen.setdefault(fact_name(fact.entity, fact.relation), fact)
         if first.target != fact.target:
             raise LqlRuntimeError(
                 Diagnostic(
@@ -118,12 +155,7 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
     started = time.perf_counter()
     chosen = chosen_facts(statement, context)
     found = facts = [fact for fact in chosen if isinstance(fact, Fact)]
-    if len(found) != len(chosen):
-        raise not_available(
-            "UPDATE of a fact that was inserted with MODE COMPOSE",
-            statement.where.span,
-            "INSERT … MODE COMPOSE with the new target replaces it",
-        )
+    composed = [fact for fact in chosen if isinstance(fact, ComposedFact)]
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
     if target is not None and found:
@@ -133,8 +165,35 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
                 Diagnostic(Code.FACTS_INVALID, f'the target "{target}" holds no token')
             )
         facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
-    title = f"UPDATE {facts[0]}" if len(facts) == 1 else f"UPDATE {len(facts)} facts"
-    return made(statement, title, [PutFact(fact) for fact in facts], context, started)
+    operations: list[Operation] = [PutFact(fact) for fact in facts]
+    for fact in composed:
+        view = with_operations(context.state.overlay.view, operations)
+        operations += _recomposed(fact, target, confidence, view, statement, context)
+    title = f"UPDATE {len(chosen)} facts"
+    if len(chosen) == 1:
+        title = f"UPDATE {facts[0] if facts else replace(composed[0], target=target or '')}"
+    mode = "compose" if composed and not facts else "knn"
+    return made(statement, title, operations, context, started, mode=mode)
+
+
+def _recomposed(
+    fact: ComposedFact,
+    target: str | None,
+    confidence: float | None,
+    view: EditView,
+    statement: ast.Update,
+    context: Context,
+) -> list[Operation]:
+    """A composed fact with another target or confidence, in features of the same layer."""
+    from lql.execute.compose import Composing, composed
+
+    if target is None:
+        raise not_available(
+            "UPDATE of the confidence alone of a fact that features hold", statement.span
+        )
+    row = Row(fact.entity, fact.relation, target)
+    share = fact.confidence if confidence is None else confidence
+    return composed([row], Composing(fact.layer, share), context, statement.title, view)
 
 
 def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lql import ast
 from lql.context import Context
-from lql.execute.measure import Change, Side, enforce, measure
+from lql.execute.measure import Change, enforce, measure, side
 from lql.results.edits import EditResult, FactRow, FeatureRow, Measures, ProbeRow
 from vindex.edits import (
     ChangeFeature,
@@ -76,13 +76,6 @@ def made(
         seconds=time.perf_counter() - started,
         size_bytes=sum(_size(operation) for operation in operations),
     )
-
-
-def side(view: EditView, context: Context, title: str) -> Side:
-    """The model with the edits of a view."""
-    from lql.inference.knn import FactStore
-
-    return Side(context.model_with(view, title), FactStore(tuple(view.facts.values())))
 
 
 def switched_off(facts: Sequence[ComposedFact], reason: str) -> list[DropFeature]:

@@ -25,7 +25,7 @@ from lql.results.edits import FeatureRow, Measures, ProbeRow
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
     from lql.inference.model import LoadedModel
-    from vindex.edits import Fact
+    from vindex.edits import EditView, Fact
 
 Logits = npt.NDArray[np.float32]
 
@@ -81,6 +81,13 @@ class Plan:
     paraphrases: int
     neighbours: int
     controls: int
+
+
+def side(view: EditView, context: Context, title: str) -> Side:
+    """The model and the stored facts of a view."""
+    from lql.inference.knn import FactStore
+
+    return Side(context.model_with(view, title), FactStore(tuple(view.facts.values())))
 
 
 def plan_for(check: ast.Check, facts: int) -> Plan:
@@ -169,7 +176,7 @@ class _Asker:
         fact = change.fact
         ids = self._after.model.target_ids(fact.target)
         before, after = self._said(prompt, max(_TOKENS, len(ids)))
-        says = _begins(after, fact.target)
+        says = begins(after, fact.target)
         return replace(
             change.row(),
             kind=kind,
@@ -292,7 +299,7 @@ def _log_shares(logits: Logits) -> npt.NDArray[np.float64]:
     return wide - math.log(float(np.exp(wide).sum()))
 
 
-def _begins(said: str, target: str) -> bool:
+def begins(said: str, target: str) -> bool:
     """Whether a text begins with the target as whole words."""
     text, wanted = said.strip(), target.strip()
     rest = text[len(wanted) :]

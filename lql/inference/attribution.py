@@ -15,7 +15,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -188,25 +187,35 @@ class Attribution:
         vectors = torch_view(down.columns(0, down.shape[1])).to(read.device)  # [D, F]
         return activations * ((read * scale) @ vectors)
 
-    def _head(self) -> StoredTensor | QuantTensor:
-        return self._source.matrix(Role.HEAD if self._source.has(Role.HEAD) else Role.EMBED)
-
     def _head_rows(self, ids: list[int]) -> Tensor:
         """Rows of the head, [n, D]."""
-        head = self._head()
-        rows = np.concatenate([head.rows(each, each + 1) for each in ids])
-        return torch_view(rows).to(self._decoder.device)
+        rows = [head_row(self._source, each) for each in ids]
+        return torch.stack(rows).to(self._decoder.device)
 
     def _mean(self) -> Tensor:
         """The mean row of the head, [D]."""
         if self._mean_row is None:
-            head = self._head()
-            total = torch.zeros(head.shape[1], dtype=torch.float64)
-            for start in range(0, head.shape[0], _HEAD_BLOCK):
-                block = head.rows(start, min(start + _HEAD_BLOCK, head.shape[0]))
-                total += torch_view(block).sum(dim=0, dtype=torch.float64)
-            self._mean_row = (total / head.shape[0]).float().to(self._decoder.device)
+            self._mean_row = mean_head_row(self._source).to(self._decoder.device)
         return self._mean_row
+
+
+def _head(source: ModelSource) -> StoredTensor | QuantTensor:
+    return source.matrix(Role.HEAD if source.has(Role.HEAD) else Role.EMBED)
+
+
+def head_row(source: ModelSource, token: int) -> Tensor:
+    """The head's row of a token, float32 [D]."""
+    return torch_view(_head(source).rows(token, token + 1))[0]
+
+
+def mean_head_row(source: ModelSource) -> Tensor:
+    """The mean row of the head, float32 [D]."""
+    head = _head(source)
+    total = torch.zeros(head.shape[1], dtype=torch.float64)
+    for start in range(0, head.shape[0], _HEAD_BLOCK):
+        block = head.rows(start, min(start + _HEAD_BLOCK, head.shape[0]))
+        total += torch_view(block).sum(dim=0, dtype=torch.float64)
+    return (total / head.shape[0]).float()
 
 
 def _strength(carrier: Carrier) -> tuple[float, int, int]:

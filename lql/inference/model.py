@@ -23,6 +23,7 @@ from lql.inference.answers import (
     Prediction,
     TokenScore,
 )
+from lql.inference.compose import Composer
 from lql.inference.conversation import Conversation
 from lql.inference.decoder import Decoder, Tap
 from lql.inference.describing import Describer
@@ -144,6 +145,10 @@ class LoadedModel:
     def describer(self, catalogue: Catalogue) -> Describer:
         """Describes entities with this model; good as long as the model is."""
         return Describer(self._decoder, self._encoder, self._source, catalogue)
+
+    def composer(self) -> Composer:
+        """Makes features of facts over this state of the model."""
+        return Composer(self._decoder, self._source)
 
     def infer(
         self,
