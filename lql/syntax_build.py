@@ -393,7 +393,7 @@ def _enum(words: type[Enum]) -> Builder:
 
 
 def _joint(children: Children, span: Span) -> Part:
-    return Part("PIPE" in kinds(children), span)
+    return Part(None, span)
 
 
 def _script(children: Children, span: Span) -> ast.Script:
@@ -401,27 +401,14 @@ def _script(children: Children, span: Span) -> ast.Script:
     piped = False
     for child in parts(children):
         if isinstance(child, Part):
-            piped = child.value
+            piped = True
         elif piped:
-            for each in (groups[-1][-1], child):
-                if isinstance(each, ast.Include):
-                    raise _not_alone(each)
             groups[-1].append(child)
+            piped = False
         else:
             groups.append([child])
     items = tuple(ast.Pipeline(tuple(group), span=_cover(group)) for group in groups)
     return ast.Script(items, span=span)
-
-
-def _not_alone(include: ast.Include) -> LqlSyntaxError:
-    return LqlSyntaxError(
-        Diagnostic(
-            Code.UNEXPECTED,
-            "INCLUDE stands alone, not beside |>",
-            span=include.span,
-            helps=("end the statement before it with ;",),
-        )
-    )
 
 
 def _cover(nodes: list[ast.Node]) -> Span:

@@ -84,6 +84,20 @@ def _ends_too_early(failure: Failure) -> Diagnostic | None:
     )
 
 
+def _pipes_an_include(failure: Failure) -> Diagnostic | None:
+    word = failure.found.text.upper()
+    into = word == "INCLUDE" and failure.before and failure.before[-1].kind == "PIPE"
+    first = failure.statement[0].text.upper() if failure.statement else ""
+    out = failure.found.kind == "PIPE" and first == "INCLUDE"
+    if not (into or out):
+        return None
+    return failure.diagnostic(
+        Code.UNEXPECTED,
+        "INCLUDE stands alone, not beside |>",
+        helps=("end the statement before with a semicolon",),
+    )
+
+
 def _lacks_semicolon(failure: Failure) -> Diagnostic | None:
     starts = "SEMICOLON" in failure.legal and failure.found.kind in FIRST_WORDS
     if not starts or failure.previous is None:
@@ -286,6 +300,7 @@ def _cannot_stand(failure: Failure) -> Diagnostic:
 
 _REASONS: tuple[Callable[[Failure], Diagnostic | None], ...] = (
     _ends_too_early,
+    _pipes_an_include,
     _lacks_semicolon,
     _lacks_columns,
     _splits_string,

@@ -300,7 +300,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "PLOT",
-        'PLOT statement [TO "file.png"|"file.svg"|"file.html"] [OVERWRITE]',
+        'PLOT statement [TO "file.png"|"file.svg"|"file.html" [OVERWRITE]]',
         "draw the result of a statement",
         'PLOT EXPLAIN INFER "The capital of France is" TO "lens.svg"',
     ),

@@ -26,7 +26,7 @@ ONLY_IN = {
     "matplotlib": ("lql/plots/",),
     "IPython": ("lql/notebook/",),
     "jinja2": ("lql/inference/",),
-    "gguf": ("vindex/checkpoint/",),
+    "gguf": ("vindex/checkpoint/", "vindex/export/"),
     "huggingface_hub": ("vindex/checkpoint/",),
     "transformers": (),
     "accelerate": (),

@@ -404,11 +404,9 @@ _DRAWN = (
     *(ast.Describe, ast.Infer, ast.ExplainInfer, ast.Trace),
     *(ast.Insert, ast.Delete, ast.Update),
 )
-PLOTS = build(
-    ast.Plot,
-    statement=st.one_of(*(PLAIN[cls] for cls in _DRAWN)),
-    target=maybe(texts(Slot.OUTPUT_PATH)),
-    overwrite=FLAG,
+_PICTURED = st.one_of(*(PLAIN[cls] for cls in _DRAWN))
+PLOTS = build(ast.Plot, statement=_PICTURED) | build(
+    ast.Plot, statement=_PICTURED, target=texts(Slot.OUTPUT_PATH), overwrite=FLAG
 )
 
 
@@ -428,7 +426,7 @@ STATEMENTS: Mapping[type, st.SearchStrategy[Any]] = {
 
 
 def _pipeable(statements: list[Any]) -> list[Any]:
-    """INCLUDE stands alone."""
+    """INCLUDE stands beside no pipe."""
     alone = any(isinstance(statement, ast.Include) for statement in statements)
     return statements[:1] if alone else statements
 
