@@ -227,7 +227,7 @@ class _Inverse:
         """Tokens with a meaning; of several that end a text, the other ones as end of turn."""
         stops = self._source.generation_config.get("eos_token_id")
         stops = stops if isinstance(stops, list) else [stops]
-        stops = [stop for stop in stops if type(stop) is int]
+        stops = [each for each in stops if type(each) is int and 0 <= each < len(self._texts)]
         named = self._named("eos")
         if named is None and not stops:
             named = self._plain_id("eos_token_id")
