@@ -151,6 +151,26 @@ def publish_file(stage: Path, target: Path, *, overwrite: bool) -> None:
         sync_directory(Path(os.path.abspath(target)).parent)
 
 
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A directory beside a file that is being written, to be published with ``publish_file``.
+
+    It is removed in the end; what a killed process left is removed by the next one.
+
+    Raises:
+        VindexError: the directory of the target cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    with _explained(target):
+        remove_leftovers(target)
+        path, lock = _create(target)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
 def remove_leftovers(target: Path) -> list[Path]:
     """Remove stages of this target whose writer is gone; what was removed."""
     pattern = re.compile(re.escape(f".{target.name}.stage-") + "[0-9a-f]{32}")

@@ -75,6 +75,7 @@ def compile_vindex(
     out: Path,
     *,
     overwrite: bool = False,
+    in_place: bool = False,
     progress: Progress | None = None,
 ) -> CompileReport:
     """Write a vindex with every edit in its files.
@@ -83,7 +84,8 @@ def compile_vindex(
         source: a vindex, or one with edits over its base.
         facts: the stored facts that it is to hold; those of the base's own store among them.
         out: the directory to create.
-        overwrite: replace an existing vindex, atomically; never the base itself.
+        overwrite: replace an existing vindex, atomically.
+        in_place: that may be the base. Its files stay readable through the open ``source``.
         progress: told about bytes; its ``check`` may raise to cancel.
 
     Raises:
@@ -95,7 +97,7 @@ def compile_vindex(
     """
     refuse_existing(out, overwrite=overwrite)
     base = source.base
-    if out.exists() and out.samefile(base.path):
+    if not in_place and out.exists() and out.samefile(base.path):
         raise TargetExists(
             f"{out} is the vindex that is compiled", hint="choose another path", path=out
         )
@@ -126,7 +128,11 @@ class _Job:
     sealed: dict[str, SealedFile] = field(default_factory=dict)
     changed: dict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))
 
+    there: frozenset[str] = frozenset()
+
     def __post_init__(self) -> None:
+        base = self._base.path
+        self.there = frozenset(path.name for path in base.iterdir() if path.is_file())
         for change in changes(self.source):
             self.changed[change.file].append(change)
 
@@ -259,13 +265,12 @@ class _Job:
     def report(self, out: Path, seconds: float) -> CompileReport:
         """What stands at the target now."""
         sizes = {path.name: path.stat().st_size for path in out.iterdir()}
-        there = {path.name for path in self._base.path.iterdir() if path.is_file()}
         linked = {name for name, how in self.shared.items() if how is not Sharing.COPIED}
         return CompileReport(
             path=out,
             rewritten=tuple(sorted(sizes.keys() - self.shared.keys())),
             shared=dict(sorted(self.shared.items())),
-            left_out=tuple(sorted(there - sizes.keys())),
+            left_out=tuple(sorted(self.there - sizes.keys())),
             facts=len(self.facts),
             size_bytes=sum(sizes.values()),
             new_bytes=sum(size for name, size in sizes.items() if name not in linked),

@@ -99,6 +99,10 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.compile import run as run_compile
 
             return run_compile(statement, context)
+        case ast.Merge():
+            from lql.execute.merge import run as run_merge
+
+            return run_merge(statement, context)
         case ast.Diff():
             from lql.execute.diff import run as run_diff
 

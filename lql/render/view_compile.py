@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lql.render.blocks import Block, facts
 from lql.render.text import duration, size
 from lql.render.view import lay_out
-from lql.results.compile import CompileModelResult, CompileVindexResult
+from lql.results.compile import CompileModelResult, CompileVindexResult, MergeResult
 
 
 @lay_out.register
@@ -23,6 +23,19 @@ def _(result: CompileModelResult) -> Sequence[Block]:
         ("tensors", ", ".join(stored)),
         ("size", size(result.size_bytes)),
         ("rounding error", error if result.rounding else "none"),
+        ("time", duration(result.seconds)),
+    ]
+    return (facts(pairs),)
+
+
+@lay_out.register
+def _(result: MergeResult) -> Sequence[Block]:
+    taken = f"{result.facts:,} facts, {result.features:,} features"
+    kept = f"{result.conflicts:,}, the target's kept in {result.kept:,} ({result.on_conflict})"
+    pairs = [
+        ("merged", f"{result.source} into {result.target}"),
+        ("taken", taken),
+        ("conflicts", kept),
         ("time", duration(result.seconds)),
     ]
     return (facts(pairs),)

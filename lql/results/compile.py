@@ -39,6 +39,32 @@ class CompileModelResult(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult(Record):
+    """What one vindex took over from another.
+
+    Attributes:
+        target: ``CURRENT`` for the session, else the vindex or patch that was written.
+        on_conflict: who won where both sides had something.
+        facts, features: how many were taken.
+        conflicts: facts and features that both sides had, differently.
+        kept: of these, those where the target's stayed.
+    """
+
+    source: str
+    target: str
+    on_conflict: str
+    facts: int
+    features: int
+    conflicts: int
+    kept: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts."""
+        return fields_of(self, without=("meta",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileVindexResult(Record):
     """The vindex that was written.
 

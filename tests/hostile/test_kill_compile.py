@@ -1,4 +1,4 @@
-"""COMPILE INTO VINDEX killed with SIGKILL at every file operation: no target, or the whole one."""
+"""COMPILE killed with SIGKILL at every file operation: no target, or the whole one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.vindex_files import extract_golden
+from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.knn_store import read_knn_store
 from vindex.store import open_vindex
 from vindex.verify import verify
@@ -59,7 +60,16 @@ def stepping(function):
 sys.addaudithook(watch)
 commit._renameat2 = stepping(commit._renameat2)
 os.fsync = stepping(os.fsync)
-compile_vindex(edited, facts, out, overwrite=overwrite)
+if out.suffix == ".gguf":
+    from vindex.export.gguf import export_gguf
+
+    export_gguf(edited, out, overwrite=overwrite)
+elif out.suffix == ".model":
+    from vindex.export.directory import export_safetensors
+
+    export_safetensors(edited, out, overwrite=overwrite)
+else:
+    compile_vindex(edited, facts, out, overwrite=overwrite)
 print(steps, flush=True)
 """
 
@@ -107,6 +117,30 @@ def test_a_killed_compile_leaves_the_old_state_or_the_new_one(
     # The next one clears away what the dead ones left.
     assert run(base, out, True, -1).returncode == 0
     assert os.listdir(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.model"])
+def test_a_killed_compile_into_a_checkpoint_leaves_none_or_a_whole_one(
+    name: str, tmp_path: Path
+) -> None:
+    base, out = tmp_path / "base", tmp_path / "place" / name
+    extract_golden("llama_h96", base)
+    out.parent.mkdir()
+    counted = run(base, out, False, -1)
+    assert counted.returncode == 0, counted.stderr
+    steps = int(counted.stdout)
+    outcomes = []
+    for number in [*range(1, steps - 8, 4), *range(max(1, steps - 8), steps + 1)]:
+        _reset(base, out, overwrite=False)
+        assert run(base, out, False, number).returncode == -signal.SIGKILL
+        outcomes.append(out.exists())
+        if out.exists():
+            with open_checkpoint(out) as found:
+                CheckpointSource(found)
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {False, True}
+    assert run(base, out, True, -1).returncode == 0
+    assert os.listdir(out.parent) == [name]
 
 
 def _reset(base: Path, out: Path, overwrite: bool) -> None:

@@ -8,7 +8,6 @@ Shape legend: E experts, F features, D hidden.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from vindex.baking import Rounding, rounding_of
 from vindex.checkpoint import balance
 from vindex.checkpoint._gguf_names import file_layout, file_name, stack_name
 from vindex.checkpoint.gguf import GgufCheckpoint
-from vindex.commit import publish_file, refuse_existing_file, sync_file, write_error
+from vindex.commit import publish_file, refuse_existing_file, staging, sync_file, write_error
 from vindex.errors import NotEncodable, Unsupported, VindexError, VindexInvalid
 from vindex.export.config import Written, checkpoint_config
 from vindex.export.gguf_metadata import (
@@ -144,15 +143,13 @@ def export_gguf(
     job = _Job(source, config, quant or GgufQuant.of(config.dtype), progress or NullProgress(), out)
     job.check()
     check_space(out, job.bytes_needed)
-    stage = out.parent / f".{out.name}.stage-{secrets.token_hex(16)}"
     try:
-        try:
+        with staging(out) as directory:
+            stage = directory / out.name
             job.write(stage)
             _read_back(stage, source)
             job.progress.check()
             publish_file(stage, out, overwrite=overwrite)
-        finally:
-            stage.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(error, out) from error
     return ExportReport(

@@ -1,7 +1,8 @@
 """The tokenizer in GGUF metadata: ``vindex.checkpoint._gguf_tokenizer`` inverted.
 
 What is written is given to the reader, and the tokenizer that comes out must cut texts as the
-model's own does: every token's text and a page of difficult ones. What GGUF cannot say is refused.
+model's own does: the texts of tokens from all over the vocabulary and a page of difficult ones.
+What GGUF cannot say is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Json = Mapping[str, Any]
 _MAX_TOKENIZER = 256 << 20
 _PREFIX = "tokenizer.ggml."
 _NO_MERGE = -1.0  # added to the number of merges: the score of what no merge makes
+_MOST_TOKENS = 32_768  # whose texts are tried
 _BYTE_TOKEN_LENGTH = len("<0x00>")
 _TEXTS = (
     "The capital of France is Paris, isn't it? I'm sure we've 1234567 of them!",
@@ -81,7 +83,8 @@ def check_tokenizer(
     except (CheckpointError, Unsupported) as error:
         raise _refusal(error.message) from error
     own = source.tokenizer()
-    ids = range(own.get_vocab_size())
+    count = own.get_vocab_size()
+    ids = range(0, count, max(1, count // _MOST_TOKENS))
     texts = [*_TEXTS, *(own.decode([i], skip_special_tokens=False) for i in ids)]
     texts += [f"x {text} y{text}" for text in texts[: len(_TEXTS) + 2000]]
     for start in range(0, len(texts), 4096):
@@ -227,7 +230,7 @@ class _Inverse:
         """Tokens with a meaning; of several that end a text, the other ones as end of turn."""
         stops = self._source.generation_config.get("eos_token_id")
         stops = stops if isinstance(stops, list) else [stops]
-        stops = [stop for stop in stops if type(stop) is int]
+        stops = [each for each in stops if type(each) is int and 0 <= each < len(self._texts)]
         named = self._named("eos")
         if named is None and not stops:
             named = self._plain_id("eos_token_id")
