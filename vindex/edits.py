@@ -175,7 +175,7 @@ class ComposedFact:
     """A fact that features hold (INSERT … MODE COMPOSE).
 
     Attributes:
-        slots: its features, one for each token of the target, in that order.
+        slots: its features, one for each token of the target, ascending.
     """
 
     entity: str
@@ -186,7 +186,7 @@ class ComposedFact:
 
     @property
     def layer(self) -> int:
-        """Where its first feature is."""
+        """Where its features are."""
         return self.slots[0][0]
 
     @property
@@ -219,15 +219,19 @@ class EditView:
 
     @property
     def composed(self) -> Mapping[FactName, ComposedFact]:
-        """The facts that edited features hold, by name."""
+        """The facts that edited features hold, by name; by their features, ascending.
+
+        Two targets under one name, which only a patch from elsewhere holds, are one fact with the
+        later feature's target.
+        """
         found: dict[FactName, ComposedFact] = {}
-        for slot, edit in self.features.items():
+        for slot, edit in sorted(self.features.items(), key=lambda item: item[0]):
             if edit.entity is None or edit.target is None:
                 continue
             confidence = 1.0 if edit.confidence is None else edit.confidence
             fact = ComposedFact(edit.entity, edit.relation or "", edit.target, confidence, (slot,))
             known = found.get(fact.name)
-            if known is not None and known.target == fact.target:
+            if known is not None:
                 fact = replace(fact, slots=(*known.slots, slot))
             found[fact.name] = fact
         return found

@@ -22,7 +22,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlCapabilityError, LqlRuntimeError, LqlTypeError
 from lql.execute.facts import Row
 from lql.execute.making import made, switched_off
-from lql.probes import CONTROLS, ORDINARY, key_prompts, lessons
+from lql.probes import CONTROLS, ORDINARY, canonical, key_prompts, lessons
 from lql.results.edits import EditResult
 from vindex.edits import (
     ComposedFact,
@@ -353,18 +353,23 @@ def _explain(result: EditResult, context: Context) -> None:
             found = held.get(fact_name(fact.entity, fact.relation))
             if found is None or probe.prompt is None:
                 continue
+            prompt = canonical(fact.entity, fact.relation)
             own, theirs = (
-                _activation(model, prompt, found.slots[0], context)
-                for prompt in (key_prompts(fact.entity, fact.relation)[0], probe.prompt)
+                _activations(model, each, found, context) for each in (prompt, probe.prompt)
             )
+            first = max(own, key=lambda slot: abs(own[slot]))
+            far = theirs[first] / own[first] if own[first] else 0.0
             context.note(
                 f'"{probe.prompt}" changed: it opens the feature of {fact.entity} '
-                f"{theirs / own if own else 0.0:.0%} as far, or a later token does"
+                f"{far:.0%} as far, and a later token may"
             )
 
 
-def _activation(model: LoadedModel, prompt: str, slot: Slot, context: Context) -> float:
-    layer, feature = slot
+def _activations(
+    model: LoadedModel, prompt: str, fact: ComposedFact, context: Context
+) -> dict[Slot, float]:
+    """How far the end of a prompt opens each feature of a fact."""
     every = 1 << 30
-    hits = model.features(prompt, layers=[layer], per_layer=every, cancel=context.cancel)
-    return next(hit.activation for hit in hits.hits[layer] if hit.feature == feature)
+    hits = model.features(prompt, layers=[fact.layer], per_layer=every, cancel=context.cancel)
+    found = {(fact.layer, hit.feature): hit.activation for hit in hits.hits[fact.layer]}
+    return {slot: found.get(slot, 0.0) for slot in fact.slots}

@@ -24,7 +24,18 @@ from vindex.comparing import (
     differing_features,
     refuse_other_shape,
 )
-from vindex.edits import DropFacts, Fact, FactName, Operation, PutFact, plain_relation
+from vindex.edits import (
+    ChangeFeature,
+    DropFacts,
+    Fact,
+    FactName,
+    FeatureEdit,
+    Operation,
+    PutFact,
+    PutFeature,
+    Slot,
+    plain_relation,
+)
 from vindex.errors import TargetExists
 from vindex.knn_store import read_knn_store
 from vindex.patch import Patch, base_of, write_patch
@@ -38,6 +49,7 @@ class _Side:
     name: str
     vindex: Vindex
     facts: Mapping[FactName, Fact]
+    edits: Mapping[Slot, FeatureEdit]
 
 
 def run(statement: ast.Diff, context: Context) -> DiffResult:
@@ -56,7 +68,7 @@ def run(statement: ast.Diff, context: Context) -> DiffResult:
         if statement.into_patch is not None:
             operations = [
                 *(_fact_operation(name, right) for name in facts),
-                *(change_of(each, right.vindex) for each in features),
+                *(_feature_operation(each, right) for each in features),
             ]
             written = _write(statement.into_patch, operations, left, right, context)
         rows = [
@@ -70,11 +82,12 @@ def run(statement: ast.Diff, context: Context) -> DiffResult:
 def _side(ref: ast.VindexRef, context: Context, opened: ExitStack, title: str) -> _Side:
     if isinstance(ref, ast.Current):
         vindex = context.vindex(title)
-        return _Side("CURRENT", vindex, context.state.overlay.view.facts)
+        view = context.state.overlay.view
+        return _Side("CURRENT", vindex, view.facts, view.features)
     path = Path(text(ref)).expanduser()
     vindex = opened.enter_context(open_vindex(path))
     facts = read_knn_store(vindex.path, vindex.index)
-    return _Side(str(path), vindex, {fact.name: fact for fact in facts})
+    return _Side(str(path), vindex, {fact.name: fact for fact in facts}, {})
 
 
 class _Chosen:
@@ -136,6 +149,26 @@ def _plain(relation: str) -> str:
 def _fact_operation(name: FactName, right: _Side) -> Operation:
     fact = right.facts.get(name)
     return DropFacts(*name) if fact is None else PutFact(fact)
+
+
+def _feature_operation(each: FeatureDifference, right: _Side) -> Operation:
+    """What makes a feature the right side's, with the fact that was written into it."""
+    change = change_of(each, right.vindex)
+    edit = right.edits.get((each.layer, each.feature))
+    if not isinstance(change, ChangeFeature) or edit is None or edit.entity is None:
+        return change
+    return PutFeature(
+        each.layer,
+        each.feature,
+        edit.entity,
+        edit.target or "",
+        edit.relation,
+        edit.confidence,
+        change.gate,
+        change.up,
+        change.down,
+        change.writes or each.right,
+    )
 
 
 def _fact_row(left: Fact | None, right: Fact | None) -> DiffRow:

@@ -182,7 +182,9 @@ class Decoder:
         """
         layers = list(self._weights.layers)
         for index in {layer for layer, _ in features}:
-            edits = {feature: edit for (at, feature), edit in features.items() if at == index}
+            # In order of the features, so that sums do not depend on the order of the edits.
+            own = sorted(feature for at, feature in features if at == index)
+            edits = {feature: features[index, feature] for feature in own}
             part = edited(layers[index].feed_forward, edits, source, self.device)
             layers[index] = dataclasses.replace(layers[index], feed_forward=part)
         weights = dataclasses.replace(self._weights, layers=tuple(layers))

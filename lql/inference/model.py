@@ -123,6 +123,7 @@ class LoadedModel:
         model = copy.copy(self)
         model._source = source
         model._decoder = self._decoder.edited(features, source)
+        model.resident_bytes = model._decoder.resident_bytes
         return model
 
     @property
