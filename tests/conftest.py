@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def _quiet_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("LQL_DEBUG", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_written_into_checked_in_data() -> Iterator[None]:
+    """A statement that caches beside its vindex must be given a copy."""
+    data = Path(__file__).parent / "data"
+
+    def listed() -> dict[Path, tuple[int, int]]:
+        found = ((path, path.stat()) for path in data.rglob("*") if path.is_file())
+        return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found}
+
+    before = listed()
+    yield
+    after = listed()
+    assert after == before, sorted(str(p) for p, _ in after.items() ^ before.items())
 
 
 @pytest.fixture(scope="session")

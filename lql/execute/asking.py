@@ -148,7 +148,11 @@ def _background(held: Asking, kind: str, context: Context) -> AnswerBackground:
             try:
                 write_background(held.directory, kind, held.made_for, known)
             except (OSError, VindexError) as error:
-                context.note(f"the background of {kind} could not be stored: {error}")
+                held.directory = None  # nor will the next one
+                context.note(
+                    "what is usually answered could not be stored in the vindex and is kept for "
+                    f"this session only: {error}"
+                )
     held.backgrounds[kind] = known
     return known
 

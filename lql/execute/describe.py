@@ -17,6 +17,7 @@ from lql.execute.experts import note_experts
 from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
+from vindex.bands import Band
 from vindex.edges import GATE_FLOOR, Edge, describe_static
 from vindex.edits import fact_name
 from vindex.errors import VindexError
@@ -103,7 +104,13 @@ def _static_rows(
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
-    note_experts(vindex, context)
+    note_experts(
+        vindex,
+        context,
+        entity_query(vindex, entity),
+        _routed(vindex, layers),
+        verbose=detail is not ast.Detail.BRIEF,
+    )
     if not edges and not inserted:
         context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
     found = calibrate(vindex, entity, edges)
@@ -116,6 +123,13 @@ def _static_rows(
             )
         found = said
     return [_row(entity, each, detail) for each in found]
+
+
+def _routed(vindex: Vindex, layers: Sequence[int]) -> Sequence[int]:
+    """The layers whose routers are asked about an entity: those of the knowledge band."""
+    if vindex.bands is None:
+        return layers
+    return [layer for layer in layers if vindex.bands.band_of(layer) is Band.KNOWLEDGE]
 
 
 def _inserted_rows(

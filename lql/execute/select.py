@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import assert_never
 
 from lql import ast
@@ -13,6 +13,7 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlTypeError
 from lql.execute.answer_edges import answer_edges
+from lql.execute.meaning import by_meaning
 from lql.execute.slots import integer, integer_or, layer, layer_range, text
 from lql.results import Meta, Truncation, Value
 from lql.results.table import TableResult
@@ -164,6 +165,7 @@ def _equals(name: str, number: int) -> ast.Comparison:
 def table(asked: Asked, context: Context, title: str) -> TableResult:
     """Run a SELECT: name its tables, fill those whose rows are found anew, compile, fetch."""
     scope = scope_of(asked.select)
+    asked = replace(asked, select=by_meaning(asked.select, scope, context))
     with _tables(scope, context, title) as tables:
         filling = _Filling(asked, scope, tables, context)
         try:

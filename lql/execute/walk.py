@@ -18,6 +18,7 @@ from lql.execute.experts import note_experts
 from lql.execute.slots import integer_or, layer_range, not_available, text
 from lql.results.browse import ExplainWalkResult, FeatureRow, WalkResult
 from vindex.features import FeatureHit, Float32, down_tokens, gate_walk, prompt_query
+from vindex.routes import expert_of
 
 if TYPE_CHECKING:
     from vindex.store import Vindex
@@ -48,7 +49,7 @@ def _walk(statement: ast.Walk, context: Context) -> WalkResult:
     rows: tuple[FeatureRow, ...] = ()
     query, token_id = _query(vindex, statement.prompt)
     if mode is ast.WalkMode.PURE or statement.compare:
-        note_experts(vindex, context)
+        note_experts(vindex, context, query, layers)
         hits = gate_walk(vindex, query, layers, top)
         rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
     if mode is not ast.WalkMode.PURE:
@@ -101,6 +102,7 @@ def _fired(
                     band=band_name(vindex, layer),
                     mode=mode.value.lower(),
                     activation=hit.activation,
+                    expert=expert_of(vindex, layer, hit.feature),
                 )
             )
     return tuple(rows), found.encoded.ids[-1]
@@ -122,9 +124,10 @@ def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
     top = integer_or(statement.top, EXPLAIN_VERBOSE_TOP if statement.verbose else EXPLAIN_TOP)
     also = EXPLAIN_VERBOSE_ALSO if statement.verbose else EXPLAIN_ALSO
     query, token_id = _query(vindex, statement.prompt)
-    note_experts(vindex, context)
+    asked_of = [layer for layer in chosen if layer in band]
+    note_experts(vindex, context, query, asked_of, verbose=statement.verbose)
     rows: list[FeatureRow] = []
-    for layer in (layer for layer in chosen if layer in band):
+    for layer in asked_of:
         asked = vindex.num_features(layer) if statement.relations_only else top
         found = (_row(vindex, hit, also) for hit in gate_walk(vindex, query, [layer], asked))
         kept = [row for row in found if row.relation is not None or not statement.relations_only]
@@ -161,4 +164,5 @@ def _row(vindex: Vindex, hit: FeatureHit, also: int) -> FeatureRow:
         also=hit.also[:also],
         relation=None if label is None else label.text,
         band=band_name(vindex, hit.layer),
+        expert=expert_of(vindex, hit.layer, hit.feature),
     )

@@ -14,6 +14,7 @@ from lql.inference.asking import Asker
 from lql.inference.attribution import Attribution, Carrier
 from lql.inference.decoder import Decoder
 from lql.inference.facts import FLOOR, Fact, find_facts, mean_answer, merge, sounds_like, weaken
+from lql.inference.meaning import Meaning, meanings
 from lql.inference.probing import Prober
 from lql.inference.prompt import PromptEncoder
 from vindex.answers import KEPT, AnswerBackground
@@ -50,6 +51,7 @@ class Describer:
         self.catalogue = catalogue
         self._attribution = Attribution(decoder, source)
         self._encoder = encoder
+        self._source = source
         self._asker = Asker(decoder, encoder)
         self.num_layers = decoder.spec.num_layers
         self._nouns = {
@@ -62,6 +64,26 @@ class Describer:
     def probes(self) -> Prober:
         """Asks one relation of many entities, with this describer's model and catalogue."""
         return Prober(self._asker, self._encoder, self.catalogue, self._attribution, self._spell)
+
+    def meanings(
+        self,
+        word: str,
+        relations: Sequence[str],
+        kind: str,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[Meaning]:
+        """The relations that a word may mean, tried on entities of a kind: see ``meaning``."""
+        return meanings(
+            word,
+            relations,
+            self.catalogue.kinds[kind],
+            self.catalogue.questions(kind),
+            self._asker,
+            self._encoder,
+            self._source,
+            cancel=cancel,
+        )
 
     def tokens(self, text: str) -> int:
         """How many tokens a text has."""

@@ -20,6 +20,7 @@ class FeatureRow:
         band: ``syntax``, ``knowledge`` or ``output``, or ``None`` for a model without bands.
         mode: of the walk that found it.
         activation: the factor its down vector was added with; ``None`` without a forward pass.
+        expert: that the feature belongs to; ``None`` of a dense FFN or a shared expert.
     """
 
     layer: int
@@ -31,6 +32,7 @@ class FeatureRow:
     band: str | None = None
     mode: str = "pure"
     activation: float | None = None
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +64,19 @@ class WalkResult(Result):
         return (
             *mode,
             Column("layer", Kind.INTEGER),
+            *self.expert,
             Column("feature", Kind.INTEGER),
             Column("gate", Kind.NUMBER, Unit.DOT),
             *activation,
             Column("token", Kind.TOKEN),
             Column("also", Kind.TOKENS),
         )
+
+    @property
+    def expert(self) -> tuple[Column, ...]:
+        """The column of experts, where features belong to any."""
+        routed = any(row.expert is not None for row in self.features)
+        return (Column("expert", Kind.INTEGER),) if routed else ()
 
     def records(self) -> Sequence[FeatureRow]:
         """The features."""
@@ -84,6 +93,7 @@ class ExplainWalkResult(WalkResult):
         return (
             Column("layer", Kind.INTEGER),
             Column("band", Kind.TEXT),
+            *self.expert,
             Column("feature", Kind.INTEGER),
             Column("relation", Kind.TEXT),
             Column("gate", Kind.NUMBER, Unit.DOT),

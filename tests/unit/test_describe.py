@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -122,8 +123,37 @@ def test_a_vindex_that_cannot_be_written_is_described_all_the_same(
 
     monkeypatch.setattr(asking, "write_background", refuse)
     found = describe(session, 'DESCRIBE "France";')
-    assert any("could not be stored" in note for note in found.meta.notes)
+    assert sum("could not be stored" in note for note in found.meta.notes) == 1
     assert not list(vindex.glob("lql_answers_*"))
+    monkeypatch.setattr(asking, "_computed", None)  # what was computed is kept
+    again = describe(session, 'DESCRIBE "France";')
+    assert again.edges == found.edges
+    assert not any("could not be stored" in note for note in again.meta.notes)
+
+
+@pytest.mark.usefixtures("small")
+def test_first_use_shows_its_progress(vindex: Path) -> None:
+    class Seen:
+        """Progress that is remembered."""
+
+        phases: ClassVar[dict[str, list[int]]] = {}
+
+        def phase(self, name: str, total: int, unit: str = "B") -> None:
+            """Begin."""
+            self.phases[name] = [total, 0]
+
+        def advance(self, amount: int) -> None:
+            """Go on."""
+            list(self.phases.values())[-1][1] += amount
+
+        def check(self) -> None:
+            """Never stops."""
+
+    with connect(vindex, progress=Seen()) as opened:
+        describe(opened, 'DESCRIBE "France";')
+    asked = {name: counts for name, counts in Seen.phases.items() if name.startswith("what")}
+    assert len(asked) >= 2
+    assert all(total == done > 0 for total, done in asked.values())
 
 
 @pytest.mark.usefixtures("small")

@@ -378,3 +378,42 @@ def test_a_browse_vindex_says_why_it_has_no_answers(made: Path) -> None:
 def test_what_is_no_name_gets_no_answers_and_a_note(session: Session) -> None:
     result = session.query('SELECT * FROM EDGES WHERE entity = "..."')
     assert any("it is no name" in note for note in result.meta.notes)
+
+
+# --------------------------------------------------------------------------- words by meaning
+
+
+def test_a_word_that_is_no_relation_is_told_and_read_as_written(session: Session) -> None:
+    session.query(PROBE)
+    edges = 'SELECT * FROM EDGES WHERE evidence = "probe" AND relation = '
+    assert session.query(edges + '"capital"').rows
+    assert not session.query(edges + '"capital"').meta.notes
+    for statement in (edges + '"seat"', 'SHOW FEATURES 0 WHERE relation = "seat"'):
+        result = session.query(statement)
+        assert not result.rows
+        assert any('no relation is called "seat"' in note for note in result.meta.notes)
+    assert not session.query(edges + '"seat" EXACT').meta.notes
+    likes = 'SELECT * FROM EDGES WHERE evidence = "probe" AND relation LIKE "se%"'
+    assert not session.query(likes).meta.notes
+
+
+def test_a_word_is_read_as_the_relation_that_it_is_taken_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lql.execute.meaning._LEAST", 0.0)
+    monkeypatch.setattr("lql.execute.meaning._LEAD", 0.0)
+    session.query(PROBE)
+    result = session.query('SELECT * FROM EDGES WHERE relation = "seat" AND evidence = "probe"')
+    assert result.rows == session.query('SELECT * FROM EDGES WHERE evidence = "probe"').rows
+    (note,) = result.meta.notes
+    assert note.startswith('relation "seat" is read as "capital" (confidence ')
+
+
+def test_a_browse_vindex_suggests_what_is_spelt_alike(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made.with_name("browse.vindex"), tmp_path / "b.vindex")
+    (tmp_path / "labels.json").write_text('{"L0_F1": "capital"}')
+    with connect(tmp_path / "b.vindex") as browse:
+        browse.query("LABEL FEATURES FROM :p", p=str(tmp_path / "labels.json"))
+        result = browse.query('SELECT * FROM FEATURES WHERE relation = "capitl"')
+        assert 'no relation is called "capitl"; there is capital' in result.meta.notes
+        browse.discard_edits()
