@@ -26,7 +26,10 @@ def _(result: TraceResult) -> Sequence[Block]:
     blocks: list[Block] = [Line(prompt + _for(result.target))]
     if result.interventions:
         blocks.append(Line("with " + ", ".join(visible(each) for each in result.interventions)))
-    blocks.append(rows_of(result, without=("position", "token") if one_place else ()))
+    left_out = ["position", "token"] if one_place else []
+    if all(row.word_probability == row.probability for row in result.layers):
+        left_out.append("word_probability")  # the target is one token
+    blocks.append(rows_of(result, without=left_out))
     blocks.append(Line(f"the parts add up to the residual stream within {result.gap:.0e}"))
     if result.constant:
         blocks.append(

@@ -7,18 +7,19 @@ two shapes, ``to_rows`` (flat, one table; csv, tsv and jsonl print it) and ``to_
 ======  ================================================================  =========================
 form    types                                                             ``--format json``
 ======  ================================================================  =========================
-ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify                 an array of row objects
-RECORD  InferComparison, ExplainInfer, Plan, Stats, Extract, Copy, Plot   one object
-        and Info
-STATUS  Use, Set, DefineRelation, Assert                                  nothing; a note on stderr
+ROWS    Infer, Walk, ExplainWalk, Describe, Table, Verify, TraceHeads,    an array of row objects
+        TraceFeatures
+RECORD  InferComparison, ExplainInfer, Plan, Stats, Extract, Copy, Plot,  one object
+        Info, Trace, TraceDiff
+STATUS  Use, UseTrace, Set, DefineRelation, Assert                        nothing; a note on stderr
 ======  ================================================================  =========================
 
 Names in ``columns`` are the keys of the row objects. They are stable; numbers are never rounded.
 
 ``base`` holds the vocabulary, repeated here. The types stand in one module per family: ``browse``
 (WALK, DESCRIBE), ``table`` (SELECT, SHOW, COPY), ``show`` (STATS), ``forward`` (INFER),
-``lifecycle`` (EXTRACT, USE, SET), ``scripts`` (ASSERT), ``plan`` (EXPLAIN) and ``commands``
-(``lql verify``, ``lql --info``).
+``trace`` (TRACE), ``lifecycle`` (EXTRACT, USE, SET), ``scripts`` (ASSERT), ``plan`` (EXPLAIN) and
+``commands`` (``lql verify``, ``lql --info``).
 """
 
 from lql.results.base import (

@@ -223,7 +223,6 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
 @pytest.mark.parametrize(
     "statement",
     [
-        'TRACE "x";',
         'INSERT INTO EDGES (entity, relation, target) VALUES ("a", "b", "c") MODE COMPOSE;',
         "DELETE FROM EDGES WHERE layer = 1 AND feature = 2;",
         'EXPLAIN DESCRIBE "x";',
@@ -231,7 +230,6 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
         'USE MODEL "x" AUTO_EXTRACT;',
         'INFER "x" ROUTE VERIFY COMPARE;',
         'EXPLAIN WALK "x" WITH ATTENTION;',
-        'EXPLAIN INFER "x" WITH ATTENTION;',
         'EXTRACT MODEL "x" INTO "y" RESUME;',
         'EXTRACT MODEL "x" INTO "y" LAYERS 0-1;',
         'EXTRACT MODEL "x" INTO "y" COMPONENTS FFN_GATE;',

@@ -21,6 +21,7 @@ from lql.results.edits import (
 )
 from lql.results.forward import (
     ActivationRow,
+    AttentionRow,
     ExplainInferResult,
     InferComparison,
     InferResult,
@@ -35,6 +36,22 @@ from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult
 from lql.results.pictures import PlotResult
 from lql.results.show import BandRow, StatsResult
 from lql.results.table import CopyResult, TableResult
+from lql.results.trace import (
+    DiffRow as TraceDiffRow,
+)
+from lql.results.trace import (
+    FeatureRow as TraceFeatureRow,
+)
+from lql.results.trace import (
+    HeadRow,
+    RunTokenRow,
+    TraceDiffResult,
+    TraceFeaturesResult,
+    TraceHeadsResult,
+    TraceResult,
+    TraceRow,
+    UseTraceResult,
+)
 
 TOKENS = (
     TokenRow(1, " Paris", 7042, 0.7724711298942566, 18.031408309936523),
@@ -194,7 +211,57 @@ EDIT = EditResult(
     size_bytes=6912,
 )
 
+TRACE = TraceResult(
+    prompt="The capital\nof \x1b[31mFrance",
+    prompt_mode="raw",
+    target="Paris",
+    layers=(
+        TraceRow(-1, 5, " is", " is", 0.9, 7, 1e-9, 1e-12, -3.25, -0.5, residual=12.5),
+        TraceRow(
+            *(0, 5, " is", "\n", 0.25, 1, 0.25, 0.125, 9.5, 4.25, 4.0, 0.25, None, 0.0, None),
+            *(1.5, 2.5, None, 0.5, 0.25, 3.0, 14.0, 0.375),
+        ),
+    ),
+    lengths=True,
+    share=True,
+    gap=4e-8,
+    constant=0.25,
+    prediction=TOKENS,
+    interventions=('STEER "\x1b[2J" BY 3 AT LAYER 0',),
+    saved="x.trace",
+)
+
+TRACES: tuple[Result, ...] = (
+    TRACE,
+    replace(TRACE, prompt=None, target=None, constant=None, prediction=(), share=False),
+    TraceHeadsResult(prompt="x", target="\x1b[1m", heads=(HeadRow(23, 4, 89.87, 2.82),)),
+    TraceFeaturesResult(
+        prompt="\n",
+        target=None,
+        features=(TraceFeatureRow(29, 1066, None, "\x1b[1m", -24.9, 86.6, None),),
+    ),
+    TraceDiffResult(
+        a="one",
+        b="two\x1b",
+        target="Paris",
+        patch_layer=3,
+        layers=(
+            TraceDiffRow(0, 5.5, 0.5, 0.78, "\n", 0.25, " of", 0.5, " of", 0.5, 0.1, 0.2, 0.3),
+            TraceDiffRow(1, 5.5, 0.5, 0.78, "\n", 0.25, " of", 0.5, None, None, None, None, None),
+        ),
+        predictions=(RunTokenRow("patched", 1, " Paris\x1b", 7042, 0.75, 17.5),),
+    ),
+    UseTraceResult(
+        path="x.trace", prompt="\x1b[1m", model=None, layers=30, positions=6, hidden=576
+    ),
+    replace(
+        EXPLAIN,
+        attention=(AttentionRow(0, 3, (" \x1b", "巴"), (4, 0), (0.5, 0.25), 0.25),),
+    ),
+)
+
 EVERY: tuple[Result, ...] = (
+    *TRACES,
     SET,
     INFER,
     replace(INFER, fact=AnswerFact("Hungary", "capital", "Oslo", 23, 0.98, " Budapest", 0.56)),
