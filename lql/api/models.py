@@ -20,8 +20,7 @@ from lql.syntax_words import Device
 from vindex.files import CARRIED, CONFIG, GENERATION_CONFIG
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from lql.inference.memory import Tensor
     from lql.session import Session
 
 

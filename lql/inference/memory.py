@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor as Tensor
 
 from vindex.checkpoint.memory import MemoryTensor
 from vindex.errors import CheckpointError
