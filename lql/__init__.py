@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lql.api.conditions import col, count
+    from lql.api.models import from_transformers
     from lql.cancel import CancelToken
     from lql.errors import LqlError
     from lql.parser import parse
@@ -24,15 +26,30 @@ if TYPE_CHECKING:
     from lql.session import open_session as open
     from lql.unparse import unparse
 
-__all__ = ["CancelToken", "LqlError", "Result", "Session", "connect", "open", "parse", "unparse"]
+__all__ = [
+    "CancelToken",
+    "LqlError",
+    "Result",
+    "Session",
+    "col",
+    "connect",
+    "count",
+    "from_transformers",
+    "open",
+    "parse",
+    "unparse",
+]
 
 _HOMES = {
     "CancelToken": "lql.cancel:CancelToken",
     "LqlError": "lql.errors:LqlError",
     "Result": "lql.results:Result",
     "Session": "lql.session:Session",
+    "col": "lql.api.conditions:col",
     "connect": "lql.session:connect",
     "load_ipython_extension": "lql.notebook:load_ipython_extension",  # %load_ext lql
+    "count": "lql.api.conditions:count",
+    "from_transformers": "lql.api.models:from_transformers",
     "open": "lql.session:open_session",
     "parse": "lql.parser:parse",
     "unparse": "lql.unparse:unparse",

@@ -293,9 +293,9 @@ class _ShowVersion(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        from importlib.metadata import version
+        from lql.version import version_line
 
-        print(f"lql {version('lql')}")
+        print(version_line())
         parser.exit()
 
 

@@ -80,6 +80,11 @@ def _outcome(words: Sequence[str], reporter: Reporter) -> int:
 
 def _run(words: Sequence[str], reporter: Reporter) -> int:
     match words:
+        case ["--version"]:  # answered before anything else is imported
+            from lql.version import version_line
+
+            print(version_line())
+            return 0
         case [name, *rest] if name in SUBCOMMANDS:
             if Path(name).exists():
                 reporter.note(f'"{name}" is the sub-command; the file of that name is ./{name}')

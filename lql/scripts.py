@@ -14,7 +14,6 @@ from lql import ast
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlError, LqlRuntimeError
-from lql.execute.settings import OPTIONS
 from lql.params import ParameterValue, bind, from_text, parameters
 from lql.parser import parse
 from lql.span import NO_SOURCE, SourceText
@@ -118,6 +117,8 @@ class Resolver:
 
 def is_variable(statement: ast.SetOption) -> bool:
     """Whether a SET gives a variable a value: a bare word is the value of an option only."""
+    from lql.execute.settings import OPTIONS
+
     return statement.option.value not in OPTIONS and not isinstance(statement.value, ast.Word)
 
 

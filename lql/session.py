@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast
+from lql.api.statements import Statements
 from lql.cancel import CancelToken
 from lql.codes import Code
 from lql.context import Context, State, StoppableProgress, unsaved_edits
@@ -25,6 +26,7 @@ from vindex.closing import Closing
 from vindex.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from lql.api.models import TransformersModel
     from lql.inference.model import LoadedModel
     from lql.params import ParameterValue
     from lql.scripts import Variables
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from vindex.store import Vindex
 
 
-class Session(Closing):
+class Session(Statements, Closing):
     """Runs statements one after another; keeps what USE opened and the weights that were loaded.
 
     Example:
@@ -233,6 +235,33 @@ class Session(Closing):
         context = Context(self._state, cancel or CancelToken())
         with translating():
             return context.model("generating text")
+
+    def use_source(self, source: Vindex | CheckpointSource) -> None:
+        """Make a vindex or model current that a program opened; the session closes it.
+
+        Raises:
+            LqlError: edits that no file holds would be lost.
+        """
+        Context(self._state).keep_edits("another model")
+        self._state.replace(source)
+
+    def to_transformers(self, *, without_facts: bool = False) -> TransformersModel:
+        """The model in use as transformers takes it: a configuration and a state dictionary.
+
+        Edits of features are in the weights. transformers is not imported; the caller builds the
+        model, e.g. with ``AutoModelForCausalLM.from_pretrained(None, config=AutoConfig.for_model(
+        **config), state_dict=state_dict)``.
+
+        Args:
+            without_facts: leave out stored facts, for which a transformers model has no place.
+
+        Raises:
+            LqlError: nothing is in use, facts are stored, or the vindex does not hold the weights.
+        """
+        from lql.api.models import to_transformers
+
+        with translating():
+            return to_transformers(self._state, without_facts=without_facts)
 
     @property
     def overlay(self) -> Overlay:

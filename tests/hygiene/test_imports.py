@@ -117,3 +117,13 @@ def test_the_root_holds_only_what_the_design_names() -> None:
     top = {name.split("/")[0] for name in tracked}
     allowed = {"pyproject.toml", "lql", "grammar", "vindex", "tests", "examples", "README.md"}
     assert {name for name in top if not name.startswith(".")} <= allowed | {"LICENSE"}
+
+
+def test_the_version_is_told_before_anything_is_imported() -> None:
+    code = (
+        "import sys; from lql.cli import main; main(['--version']); "
+        "heavy = {'numpy', 'argparse', 'lql.batch', 'lql.session', 'lql.ast', 'lark'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["[]"]

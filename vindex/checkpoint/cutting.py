@@ -70,7 +70,7 @@ def read_rows(
         whole = checkpoint.read_rows(name, cut.slab, cut.slab + 1, stored)[0]
     if cut.transposed:
         whole = whole.T
-    rows = np.ascontiguousarray(whole[_rows(cut, start, stop)])
+    rows = np.ascontiguousarray(whole[cut_rows(cut, start, stop)])
     return convert(rows, stored, dtype)
 
 
@@ -93,7 +93,7 @@ def read_blocks(
     return None
 
 
-def _rows(cut: Cut, start: int, stop: int) -> npt.NDArray[np.intp] | slice:
+def cut_rows(cut: Cut, start: int, stop: int) -> npt.NDArray[np.intp] | slice:
     """Where rows ``start..stop`` of the cut lie in the checkpoint tensor."""
     if cut.blocks == 1:
         return slice(cut.start + start, cut.start + stop)

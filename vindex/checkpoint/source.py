@@ -52,6 +52,11 @@ class CheckpointSource(Closing):
         return self._checkpoint.name
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's ``config.json``."""
+        return self._checkpoint.config
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the ledger noted."""
         return self.ledger.notes
