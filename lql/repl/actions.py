@@ -161,7 +161,10 @@ def last(shell: Shell, argument: str) -> None:
 def history(shell: Shell, argument: str) -> None:
     """``\\history``: what was typed before, with a text in it."""
     wanted = argument.casefold()
-    found = [text for text in shell.typed_before() if wanted in text.casefold()]
+    typed = list(shell.typed_before())
+    if typed and typed[-1].strip().startswith("\\history"):
+        typed.pop()  # what was typed just now
+    found = [text for text in typed if wanted in text.casefold()]
     if not found:
         _refuse(f'nothing that was typed holds "{argument}"' if argument else "nothing was typed")
     if not argument:
