@@ -255,7 +255,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp("UNDO", "UNDO [n]", "take back the last edits", "UNDO 2"),
     StatementHelp(
         "PLOT",
-        'PLOT statement [TO "file.png"|"file.svg"|"file.html"] [OVERWRITE]',
+        'PLOT statement [TO "file.png"|"file.svg"|"file.html" [OVERWRITE]]',
         "draw the result of a statement",
         'PLOT EXPLAIN INFER "The capital of France is" TO "lens.svg"',
     ),

@@ -333,7 +333,7 @@ PLOTS = build(
     statement=st.one_of(*(PLAIN[cls] for cls in _DRAWN)),
     target=maybe(texts(Slot.OUTPUT_PATH)),
     overwrite=FLAG,
-)
+).filter(lambda plot: plot.target is not None or not plot.overwrite)
 
 
 def _explains(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
