@@ -30,7 +30,7 @@ _WATCH_S = 2.0
 
 SWITCH = ("on", "off")
 EXPAND = tuple(each.value for each in Expand)
-FORMATS = tuple(each.value for each in Format)
+FORMATS = tuple(each.value for each in Format if each is not Format.PARQUET)  # it is no text
 
 
 def set_format(shell: Shell, argument: str) -> None:
