@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -27,6 +28,8 @@ from lql.results.pictures import (
     traced_contributions,
     traced_lens,
 )
+from lql.session import connect
+from tests.repl.conftest import tiny_vindex as tiny_vindex
 from tests.unit.samples import ANSWER, DESCRIBE, EDIT, EXPLAIN, INFER
 
 DRAWN: tuple[Result, ...] = (
@@ -288,3 +291,23 @@ def test_attention_has_a_row_for_each_head_and_a_column_for_each_token() -> None
     values = mesh.get_array()
     assert values is not None
     assert values.shape == (12, 3)
+
+
+def test_an_edit_whose_picture_fails_is_not_made(
+    tiny_vindex: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    edit = '(entity, relation, target) VALUES ("Hungary", "capital", "Oslo") CHECK NONE'
+    with connect(tiny_vindex) as session:
+        monkeypatch.setattr("lql.plots.encoded", fails)
+        with pytest.raises(LqlRuntimeError):
+            session.query(f"PLOT INSERT INTO EDGES {edit} TO :path", path=tmp_path / "x.png")
+
+        assert session.query("SHOW EDITS").rows == []
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.undo()
+        session.query(f"PLOT INSERT INTO EDGES {edit} TO :path", path=tmp_path / "x.png")
+        assert len(session.query("SHOW EDITS").rows) == 1
+        session.discard_edits()
