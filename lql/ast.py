@@ -413,7 +413,7 @@ class Copy(Node):
 
 @dataclass(frozen=True, slots=True)
 class Plot(Node):
-    """``PLOT statement [TO path] [OVERWRITE]``: runs the statement and draws its result."""
+    """``PLOT statement [TO path [OVERWRITE]]``: runs the statement and draws its result."""
 
     title: ClassVar[str] = "PLOT"
     statement: Describe | Infer | ExplainInfer | Trace | Insert | Delete | Update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,7 @@ class Context:
         notes: sentences for people; the session puts them into the result.
         load_s: time this statement spent loading weights.
         device: where the model runs, once the statement has asked for it.
+        tokens, forward_s, touched_bytes: what the statement cost; see ``Meta``.
     """
 
     state: State
@@ -165,6 +167,9 @@ class Context:
     notes: list[str] = field(default_factory=list)
     load_s: float = 0.0
     device: str | None = None
+    tokens: int = 0
+    forward_s: float = 0.0
+    touched_bytes: int = 0
 
     def source(self) -> Vindex | CheckpointSource:
         """The current vindex or model.
@@ -282,6 +287,15 @@ class Context:
         """
         if self.state.overlay.unsaved:
             raise LqlRuntimeError(unsaved_edits(self.state.overlay, f"{title} would drop"))
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        """Count tokens that went through the model."""
+        self.tokens += tokens
+        self.forward_s += seconds
+
+    def read_gates(self, vindex: Vindex, layers: Iterable[int]) -> None:
+        """Count gate vectors that were read from the first to the last."""
+        self.touched_bytes += sum(vindex.gate(layer).array.nbytes for layer in layers)
 
     def note(self, sentence: str) -> None:
         """Tell people something beside the result."""

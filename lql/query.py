@@ -16,6 +16,7 @@ from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlUsageError
 from lql.names import nearest
+from lql.render import Format
 from lql.report import Reporter
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def _interactive(
         raise usage("-o writes the results of a script", "name one, or use -e or -f")
     if command.junit is not None:
         raise usage("--junit reports on a script", "name one, or use -e or -f")
+    if command.common.format is Format.PARQUET:
+        raise usage("Parquet is no text for a screen", "-o FILE writes the results of a script")
     options = ReplOptions(
         use=use,
         config=command.config,

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TextIO, assert_never
 
 from lql.diagnostics import Diagnostic, render_short, render_text, to_json, visible
-from lql.results import Form, Result
+from lql.results import Form, Meta, Result
 
 
 class ErrorStyle(Enum):
@@ -88,7 +88,7 @@ class Reporter:
             count = "" if rows is None else f"{rows} row{'s' * (rows != 1)}, "
             load = f", {duration(meta.load_s)} of it loading weights" if meta.load_s else ""
             where = f", {meta.device}" if meta.device else ""
-            self.timed(f"{count}{duration(meta.elapsed_s)}{load}{where}")
+            self.timed(f"{count}{duration(meta.elapsed_s)}{load}{_cost(meta)}{where}")
 
     def timed(self, sentence: str) -> None:
         """Say how long something took."""
@@ -108,3 +108,13 @@ class Reporter:
         self.out.flush()
         self.err.write(text + "\n")
         self.err.flush()
+
+
+def _cost(meta: Meta) -> str:
+    """What a statement took of the model: tokens a second, or bytes of weights."""
+    from lql.render.text import size
+
+    if meta.tokens and meta.forward_s > 0:
+        count = f"{meta.tokens} token{'s' * (meta.tokens != 1)}"
+        return f", {count} at {meta.tokens / meta.forward_s:.0f}/s"
+    return f", {size(meta.touched_bytes)} of weights read" if meta.touched_bytes else ""

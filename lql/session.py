@@ -222,6 +222,9 @@ class Session(Statements, Closing):
             elapsed_s=time.perf_counter() - started,
             load_s=context.load_s,
             device=context.device,
+            tokens=context.tokens,
+            forward_s=context.forward_s,
+            touched_bytes=context.touched_bytes,
             notes=(*result.meta.notes, *context.notes),
         )
         return replace(result, meta=meta)

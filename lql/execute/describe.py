@@ -104,6 +104,7 @@ def _static_rows(
         for edge in describe_static(vindex, entity, layers)
         if edge.relation is not None or not statement.relations_only
     ]
+    context.read_gates(vindex, layers)
     note_experts(
         vindex,
         context,

@@ -62,6 +62,7 @@ def _infer(statement: ast.Infer, context: Context) -> InferResult:
         interventions=changes.wanted,
         cancel=context.cancel,
     )
+    context.ran(len(prediction.encoded.ids), prediction.forward_seconds)
     return InferResult(
         prompt=text(statement.prompt),
         prompt_mode=mode.value.lower(),
@@ -188,6 +189,7 @@ def _explain(statement: ast.ExplainInfer, context: Context) -> ExplainInferResul
         if hits.layer in wanted
     ]
     prediction = explanation.prediction
+    context.ran(len(prediction.encoded.ids), prediction.forward_seconds)
     _noted_fact(prediction.fact, context)
     heads = None
     if statement.attention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def run(statement: ast.Plot, context: Context) -> PlotResult:
             stage = opened.enter_context(staging)
         elif not context.state.pictures:
             raise _nowhere(statement)
+        opened.push(_taking_back(context))
         picture = picture_of(execute(statement.statement, context))
         context.cancel.check("before drawing")
         with styled():
@@ -53,6 +55,17 @@ def run(statement: ast.Plot, context: Context) -> PlotResult:
         size_bytes=None if target is None else len(drawn),
         svg=drawn.decode() if target is None else None,
     )
+
+
+def _taking_back(context: Context) -> Callable[..., None]:
+    """What a ``with`` calls at its end: an edit whose picture fails is not made."""
+    overlay, depth = context.state.overlay, context.state.overlay.depth
+
+    def leave(kind: type[BaseException] | None, *failure: object) -> None:
+        if kind is not None and overlay.depth > depth:
+            overlay.undo(overlay.depth - depth)
+
+    return leave
 
 
 def _target(slot: ast.TextSlot) -> tuple[Path, PictureFormat]:

@@ -51,6 +51,7 @@ def _walk(statement: ast.Walk, context: Context) -> WalkResult:
     if mode is ast.WalkMode.PURE or statement.compare:
         note_experts(vindex, context, query, layers)
         hits = gate_walk(vindex, query, layers, top)
+        context.read_gates(vindex, layers)
         rows = tuple(_row(vindex, hit, len(hit.also)) for hit in hits)
     if mode is not ast.WalkMode.PURE:
         fired, token_id = _fired(vindex, statement, mode, layers, top, context)
@@ -129,6 +130,7 @@ def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
     rows: list[FeatureRow] = []
     for layer in asked_of:
         asked = vindex.num_features(layer) if statement.relations_only else top
+        context.read_gates(vindex, [layer])
         found = (_row(vindex, hit, also) for hit in gate_walk(vindex, query, [layer], asked))
         kept = [row for row in found if row.relation is not None or not statement.relations_only]
         rows += kept[:top]

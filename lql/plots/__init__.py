@@ -5,6 +5,7 @@ PLOT on the command line, for a notebook and for Python. Drawing needs no displa
 global state of ``pyplot``; the same result gives the same bytes.
 
 One module per picture: ``lens`` (the logit lens), ``waterfall`` (what adds up to a logit),
+``attention`` (what heads look at),
 ``graph`` (DESCRIBE), ``edit`` (the report of an edit), ``bars`` (INFER); ``style`` is how all of
 them look, ``files`` their formats.
 

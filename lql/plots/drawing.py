@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from lql.codes import Code
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
-from lql.plots import bars, edit, graph, lens, waterfall
+from lql.plots import attention, bars, edit, graph, lens, waterfall
 from lql.plots.style import styled
 from lql.results import Result
 from lql.results.browse import DescribeResult
 from lql.results.edits import EditResult
 from lql.results.forward import InferResult
-from lql.results.pictures import HasContributions, HasLens
+from lql.results.pictures import HasAttention, HasContributions, HasLens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PICTURES = {
     "lens": "the logit lens: what the model would say after each layer",
     "waterfall": "what adds up to the target's logit",
+    "attention": "what each attention head looks at",
     "graph": "what is said of an entity",
     "edit": "what an edit changed",
     "bars": "the candidates for the next token",
@@ -50,6 +51,8 @@ def picture_of(result: Result) -> Picture:
     """
     if isinstance(result, HasContributions) and (sums := result.contributions()) is not None:
         return Picture("waterfall", lambda: waterfall.draw(sums))
+    if isinstance(result, HasAttention) and (looks := result.attention_map()) is not None:
+        return Picture("attention", lambda: attention.draw(looks))
     if isinstance(result, HasLens) and (held := result.lens_map()) is not None:
         return Picture("lens", lambda: lens.draw(held))
     match result:

@@ -1,8 +1,8 @@
 """Printing results: one module per format, all driven by ``Result.to_rows`` and ``to_dict``.
 
 People read ``table``, ``vertical`` and ``markdown``: numbers rounded, model text made visible
-(``text.py``), laid out by ``view.py``. Programs read ``json``, ``jsonl``, ``csv`` and ``tsv``:
-exact, every documented key, the same bytes on a terminal and in a pipe.
+(``text.py``), laid out by ``view.py``. Programs read ``json``, ``jsonl``, ``csv``, ``tsv`` and
+``parquet``: exact, every documented key, the same bytes on a terminal and in a pipe.
 
 What a script's standard output looks like, when several statements print:
 
@@ -11,6 +11,7 @@ What a script's standard output looks like, when several statements print:
 * ``jsonl``: one row object per line.
 * ``csv``, ``tsv``: a header line and rows per result, an empty line between results.
 * ``table``, ``vertical``, ``markdown``: an empty line between results.
+* ``parquet``: one file; a second result is refused, and so is a terminal.
 * ``none``: nothing.
 """
 
@@ -34,6 +35,7 @@ class Format(Enum):
     CSV = "csv"
     TSV = "tsv"
     MARKDOWN = "markdown"
+    PARQUET = "parquet"
     NONE = "none"
 
 
@@ -91,6 +93,10 @@ def renderer(chosen: Format, out: TextIO, options: RenderOptions | None = None) 
             from lql.render.markdown import MarkdownRenderer
 
             return MarkdownRenderer(out)
+        case Format.PARQUET:
+            from lql.render.parquet import ParquetRenderer
+
+            return ParquetRenderer(out)
         case Format.NONE:
             return _Nothing()
         case _:

@@ -30,7 +30,7 @@ _WATCH_S = 2.0
 
 SWITCH = ("on", "off")
 EXPAND = tuple(each.value for each in Expand)
-FORMATS = tuple(each.value for each in Format)
+FORMATS = tuple(each.value for each in Format if each is not Format.PARQUET)  # it is no text
 
 
 def set_format(shell: Shell, argument: str) -> None:
@@ -161,7 +161,10 @@ def last(shell: Shell, argument: str) -> None:
 def history(shell: Shell, argument: str) -> None:
     """``\\history``: what was typed before, with a text in it."""
     wanted = argument.casefold()
-    found = [text for text in shell.typed_before() if wanted in text.casefold()]
+    typed = list(shell.typed_before())
+    if typed and typed[-1].strip().startswith("\\history"):
+        typed.pop()  # what was typed just now
+    found = [text for text in typed if wanted in text.casefold()]
     if not found:
         _refuse(f'nothing that was typed holds "{argument}"' if argument else "nothing was typed")
     if not argument:

@@ -55,11 +55,13 @@ _PATIENCE_S = 0.3
 _LEAVING_S = 10.0
 _REFRESH_S = 0.5
 
+# The terminal's own colours, which its theme makes readable on light and on dark; those that one
+# kind of theme does not (yellow, blue, white, black) are left out.
 _COLORS = {
     "lql.keyword": "bold",
     "lql.string": "ansigreen",
     "lql.number": "ansimagenta",
-    "lql.parameter": "ansiyellow",
+    "lql.parameter": "ansicyan",
     "lql.comment": "ansibrightblack italic",
     "lql.error": "ansired underline",
     "lql.command": "ansicyan",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -145,12 +146,12 @@ def gathered(path: Path) -> Known:
     from vindex.store import open_vindex
 
     with open_vindex(path) as vindex:
-        relations = Terms(_relations(vindex))
+        entities = Terms(_entities(vindex))
         return Known(
             {
-                Slot.ENTITY: Terms(_entities(vindex)),
-                Slot.TARGET: Terms(_entities(vindex)),
-                Slot.RELATION: relations,
+                Slot.ENTITY: entities,
+                Slot.TARGET: entities,
+                Slot.RELATION: Terms(_relations(vindex)),
                 Slot.KIND: Terms(_kinds()),
                 Slot.LAYER: Terms(_layers(vindex)),
                 Slot.FIELD: Terms(_fields()),
@@ -173,10 +174,12 @@ def _entities(vindex: Vindex) -> Iterator[Term]:
             ids = records["token"][present(records)]
             counts += np.bincount(ids[ids < size], minlength=size)
     wanted = np.flatnonzero(counts).tolist()
+    features: Counter[str] = Counter()  # several tokens may have one text
     for token_id, text in zip(wanted, vindex.token_texts.texts(wanted), strict=True):
         if len(text.encode()) >= 3 and _NAME.fullmatch(text) and text not in BEGINNINGS:
-            count = int(counts[token_id])
-            yield Term(text, f"{count} feature{'s' * (count != 1)}", -count)
+            features[text] += int(counts[token_id])
+    for text, count in features.items():
+        yield Term(text, f"{count} feature{'s' * (count != 1)}", -count)
 
 
 def _relations(vindex: Vindex) -> Iterator[Term]:

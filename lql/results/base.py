@@ -83,6 +83,9 @@ class Meta:
         elapsed_s: wall time of the statement, ``load_s`` included.
         load_s: the part spent loading weights for the first time.
         device: where the model ran, for statements that run it.
+        tokens, forward_s: prompt tokens that went through the model, and how long they took; 0
+            where that was not measured.
+        touched_bytes: stored weights that a statement without a forward pass read.
         notes: sentences for people; no fact stands only here.
         truncated: set when a limit left rows out.
     """
@@ -90,6 +93,9 @@ class Meta:
     elapsed_s: float = 0.0
     load_s: float = 0.0
     device: str | None = None
+    tokens: int = 0
+    forward_s: float = 0.0
+    touched_bytes: int = 0
     notes: tuple[str, ...] = ()
     truncated: Truncation | None = None
 

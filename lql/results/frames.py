@@ -32,6 +32,20 @@ def arrow_table(columns: Sequence[Column], rows: Sequence[Row]) -> pa.Table:
     return pa.table(_columns(columns, rows), schema=schema)
 
 
+def parquet_bytes(columns: Sequence[Column], rows: Sequence[Row]) -> bytes:
+    """The rows as a Parquet file of the types of ``arrow_table``.
+
+    Raises:
+        LqlCapabilityError: pyarrow is not installed.
+    """
+    import io
+
+    table = arrow_table(columns, rows)
+    out = io.BytesIO()
+    _library("pyarrow.parquet", "parquet").write_table(table, out)
+    return out.getvalue()
+
+
 def pandas_frame(columns: Sequence[Column], rows: Sequence[Row]) -> pd.DataFrame:
     """A ``pandas.DataFrame``; missing values are ``NA``, whatever the type."""
     pd = _library("pandas", "pandas")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -71,3 +73,43 @@ def test_a_failing_statement_fails_the_run(tmp_path: Path) -> None:
         executed(["%load_ext lql", "%lql SHOW LAYRS"], tmp_path)
 
     assert "did you mean LAYERS" in str(raised.value)
+
+
+def test_the_interrupt_button_stops_a_statement_and_the_session_goes_on(
+    tiny_vindex: Path, tmp_path: Path
+) -> None:
+    many = "\n".join(f'EXPLAIN INFER "word {n}" TOP 1;' for n in range(2000))
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    try:
+        for cell in ("%load_ext lql", f"%lql USE '{tiny_vindex}'", "%lql INFER 'a' TOP 1"):
+            assert client.execute_interactive(cell, timeout=60)["content"]["status"] == "ok"
+        busy = client.execute(f"%%lql\n{many}")
+        wait_for_output(client, busy)
+        manager.interrupt_kernel()
+        reply = reply_of(client, busy)
+        assert reply["status"] == "error"
+        assert "cancelled" in reply["evalue"]
+        status = "aborted"
+        while status == "aborted":  # a kernel drops what was sent right after an error
+            again = client.execute_interactive("%lql SHOW LAYERS 1-1", timeout=60)
+            status = again["content"]["status"]
+        assert status == "ok"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def wait_for_output(client: Any, message: str) -> None:
+    while True:
+        said = client.get_iopub_msg(timeout=60)
+        if said["parent_header"].get("msg_id") == message and said["msg_type"] == "display_data":
+            return
+
+
+def reply_of(client: Any, message: str) -> Any:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        reply = client.get_shell_msg(timeout=60)
+        if reply["parent_header"].get("msg_id") == message:
+            return reply["content"]
+    raise AssertionError("the kernel did not answer")

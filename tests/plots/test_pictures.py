@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -16,13 +17,19 @@ from lql.results import Result
 from lql.results.browse import DescribeResult
 from lql.results.lifecycle import SetResult
 from lql.results.pictures import (
+    AttentionMap,
     Contribution,
     Contributions,
     HasContributions,
     HasLens,
+    HeadShares,
     LensCell,
     LensMap,
+    traced_contributions,
+    traced_lens,
 )
+from lql.session import connect
+from tests.repl.conftest import tiny_vindex as tiny_vindex
 from tests.unit.samples import ANSWER, DESCRIBE, EDIT, EXPLAIN, INFER
 
 DRAWN: tuple[Result, ...] = (
@@ -211,3 +218,96 @@ def test_any_result_that_has_the_numbers_is_drawn(sums: Contributions | None, ki
     assert isinstance(traced, HasContributions)
     assert picture_of(traced).kind == kind
     assert figure(traced).axes
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as TRACE has them."""
+
+    layer: int
+    position: int
+    token: str | None = " is"
+    lens: str | None = " Paris"
+    lens_probability: float | None = 0.5
+    contribution: float | None = None
+    attention_logit: float | None = None
+    ffn_logit: float | None = None
+
+
+def test_the_rows_of_a_trace_are_a_lens_over_positions() -> None:
+    rows = [
+        Row(layer, position, token=f"t{position}") for layer in (-1, 0, 1) for position in (0, 1, 2)
+    ]
+
+    found = traced_lens("prompt", rows)
+    assert found is not None
+    assert found.tokens == ("t0", "t1", "t2")
+    assert found.layers == (0, 1)
+    assert found.cells[1][2] == LensCell(" Paris", 0.5)
+    assert traced_lens("prompt", rows[:-1]) is None
+    assert traced_lens("prompt", [replace(row, lens=None) for row in rows]) is None
+
+
+def test_the_rows_of_a_trace_add_up_in_order() -> None:
+    rows = [
+        Row(1, 4, contribution=2.0, attention_logit=3.0, ffn_logit=-1.0),
+        Row(-1, 4, contribution=0.5),
+        Row(0, 4, contribution=1.0, attention_logit=1.0, ffn_logit=0.0),
+        Row(0, 3),
+    ]
+
+    found = traced_contributions("prompt", " Paris", rows, constant=0.25)
+    assert found is not None
+    assert [(term.layer, term.part, term.amount) for term in found.terms] == [
+        (None, "embedding", 0.5),
+        (0, "attention", 1.0),
+        (1, "attention", 3.0),
+        (1, "ffn", -1.0),
+        (None, "bias", 0.25),
+    ]
+    assert sum(term.amount for term in found.terms) == 0.5 + 1.0 + 2.0 + 0.25
+    assert traced_contributions("prompt", "x", [Row(0, 3)]) is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended(SetResult):
+    """What EXPLAIN INFER WITH ATTENTION will be."""
+
+    def attention_map(self) -> AttentionMap:
+        heads = tuple(
+            HeadShares(layer, head, (0.5, 0.25, 0.25)) for layer in range(3) for head in range(4)
+        )
+        return AttentionMap("The prompt", ("<s>", "The", " prompt"), heads)
+
+
+@pytest.mark.filterwarnings("error")
+def test_attention_has_a_row_for_each_head_and_a_column_for_each_token() -> None:
+    attended = Attended(option="", value="")
+    shown = texts(svg_of(attended))
+
+    assert picture_of(attended).kind == "attention"
+    assert {"<s>", "The", "␣prompt", "0", "1", "2"} <= set(shown)
+    (mesh,) = figure(attended).axes[0].collections
+    values = mesh.get_array()
+    assert values is not None
+    assert values.shape == (12, 3)
+
+
+def test_an_edit_whose_picture_fails_is_not_made(
+    tiny_vindex: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    edit = '(entity, relation, target) VALUES ("Hungary", "capital", "Oslo") CHECK NONE'
+    with connect(tiny_vindex) as session:
+        monkeypatch.setattr("lql.plots.encoded", fails)
+        with pytest.raises(LqlRuntimeError):
+            session.query(f"PLOT INSERT INTO EDGES {edit} TO :path", path=tmp_path / "x.png")
+
+        assert session.query("SHOW EDITS").rows == []
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.undo()
+        session.query(f"PLOT INSERT INTO EDGES {edit} TO :path", path=tmp_path / "x.png")
+        assert len(session.query("SHOW EDITS").rows) == 1
+        session.discard_edits()

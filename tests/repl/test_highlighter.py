@@ -77,3 +77,12 @@ def test_long_texts_are_plain() -> None:
     text = "STATS;" * MAX_LENGTH
 
     assert fragments(text) == [("", text)]
+
+
+def test_colours_are_those_that_light_and_dark_themes_can_show() -> None:
+    from lql.repl.app import _COLORS
+
+    readable = {"ansigreen", "ansimagenta", "ansicyan", "ansired", "ansibrightblack"}
+    used = {word for style in _COLORS.values() for word in style.split() if word.startswith("ansi")}
+    assert used <= readable
+    assert not any("bg:" in style or "#" in style for style in _COLORS.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -324,3 +325,78 @@ def test_colour_follows_the_option(
     terminal.wait_for('INFER "a"')
 
     assert ("\x1b[0;32m" in terminal.raw) is styled  # a green string
+
+
+PAGER = "import sys; text = sys.stdin.read(); print(f'PAGED {text.count(chr(10))} LINES')"
+
+
+def test_the_pager_shows_what_does_not_fit_and_only_that(
+    terminal: Terminal, tiny_vindex: Path
+) -> None:
+    script = terminal.directory / "page.py"
+    script.write_text(PAGER)
+    environment = {"PAGER": f"{sys.executable} {script}"}
+    terminal.start(str(tiny_vindex), environment=environment)
+    terminal.run("SHOW LAYERS;")
+    assert "PAGED" not in terminal.screen.text
+    terminal.run("SHOW FEATURES 1 LIMIT 60;")
+    assert "PAGED 62 LINES" in terminal.screen.text
+    assert cells(terminal, "59") == []
+
+    terminal.run("\\pager off")
+    terminal.run("SHOW FEATURES 1 LIMIT 60;")
+    assert terminal.screen.text.count("PAGED") == 0
+
+
+WAITING = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: print("STILL HERE", flush=True))
+text = sys.stdin.read()
+print("PAGED", flush=True)
+with open("/dev/tty") as keys:
+    while keys.read(1) != "q":
+        pass
+"""
+
+
+def test_ctrl_c_in_a_pager_belongs_to_the_pager(terminal: Terminal, tiny_vindex: Path) -> None:
+    script = terminal.directory / "page.py"
+    script.write_text(WAITING)
+    terminal.start(str(tiny_vindex), environment={"PAGER": f"{sys.executable} {script}"})
+    terminal.type("SHOW FEATURES 1 LIMIT 60;\r")
+    terminal.wait_for("PAGED")
+    terminal.type(CTRL_C)
+    terminal.wait_for("STILL HERE")
+    terminal.type("q")
+
+    terminal.wait_for_prompt()
+    terminal.run("SHOW LAYERS 1-1;")
+    assert cells(terminal, "1")
+
+
+def test_names_of_the_vindex_are_offered_while_typing(shell: Terminal) -> None:
+    shell.wait(lambda: "reading names" not in shell.screen.text)
+    shell.type('DESCRIBE "It')
+    shell.wait_for("Ital")  # the menu
+    shell.type(TAB)
+    shell.wait(lambda: shell.screen.line.endswith('> DESCRIBE "Ital"'))
+
+
+def test_ctrl_c_ends_watching(shell: Terminal) -> None:
+    shell.run("SHOW LAYERS 1-1;")
+    shell.type("\\watch 0.2\r")
+    shell.wait(lambda: len(cells(shell, "layer")) >= 3)
+    shell.type(CTRL_C)
+
+    shell.wait_for_prompt()
+    assert "ended" in shell.screen.text or "cancelled" in shell.screen.text
+
+
+def test_the_prompt_marks_edits_that_no_file_holds(shell: Terminal) -> None:
+    shell.type('BEGIN PATCH "facts.vlp";\r')
+    shell.wait(lambda: shell.screen.line == "tiny.vindex*>")
+    edit = '(entity, relation, target) VALUES ("Hungary", "capital", "Oslo") CHECK NONE'
+    shell.type(f"INSERT INTO EDGES {edit};\r")
+    shell.wait(lambda: shell.screen.line == "tiny.vindex*!>")
+    shell.run("DISCARD PATCH;")
+    shell.wait(lambda: shell.screen.line == "tiny.vindex>")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lql.render import Format
@@ -32,6 +34,34 @@ def test_the_prompt_names_what_is_open(name: str, expected: str) -> None:
 
 def test_the_prompt_of_a_shell_with_nothing_open() -> None:
     assert prompt(None) == "lql> "
+
+
+@pytest.mark.parametrize(
+    ("recording", "unsaved", "expected"),
+    [(None, 0, "x> "), ("a.vlp", 0, "x*> "), (None, 2, "x!> "), ("a.vlp", 1, "x*!> ")],
+)
+def test_the_prompt_marks_a_recording_and_unsaved_edits(
+    recording: str | None, unsaved: int, expected: str
+) -> None:
+    opened = Open("x", "all", "f16", loaded=False, recording=recording, unsaved=unsaved)
+
+    assert prompt(opened) == expected
+
+
+def test_the_toolbar_names_the_recording_and_counts_unsaved_edits() -> None:
+    opened = replace(VINDEX, recording="work/facts.vlp", unsaved=2)
+
+    assert line(opened).startswith(
+        " work/smollm2.vindex │ recording facts.vlp │ 2 unsaved edits │ level inference"
+    )
+
+
+def test_a_long_path_leaves_room_for_the_facts() -> None:
+    opened = replace(VINDEX, name=f"/tmp/{'deep/' * 40}smollm2.vindex")
+
+    assert line(opened).startswith(" …")
+    assert len(line(opened)) < 120
+    assert "smollm2.vindex │ level inference" in line(opened)
 
 
 @pytest.mark.parametrize("width", [3, 5, 20])

@@ -9,18 +9,23 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wcwidth import wcswidth
 
-from lql.render import Format, RenderOptions, renderer
+from lql.errors import LqlUsageError
+from lql.render import Expand, Format, RenderOptions, renderer
 from lql.render.text import duration, percent, printable, size, visible
 from lql.results import Column, Form, Kind, Result
 from lql.results.browse import FeatureRow, WalkResult
 from lql.results.forward import InferResult, TokenRow
+from lql.results.table import TableResult
 from tests.unit import samples
 
+TEXTS = tuple(each for each in Format if each is not Format.PARQUET)
 PEOPLE = (Format.TABLE, Format.VERTICAL, Format.MARKDOWN)
 NARROW = RenderOptions(width=40)
 
@@ -36,7 +41,7 @@ def render(chosen: Format, *rendered: Result, options: RenderOptions | None = No
 # --------------------------------------------------------------------------- every format
 
 
-@pytest.mark.parametrize("chosen", Format)
+@pytest.mark.parametrize("chosen", TEXTS)
 @pytest.mark.parametrize("result", samples.EVERY, ids=lambda result: type(result).__name__)
 def test_every_result_prints_in_every_format(chosen: Format, result: Result) -> None:
     text = render(chosen, result)
@@ -65,7 +70,7 @@ class NewResult(Result):
         return (Record(3, " drei"),)
 
 
-@pytest.mark.parametrize("chosen", [f for f in Format if f is not Format.NONE])
+@pytest.mark.parametrize("chosen", [f for f in TEXTS if f is not Format.NONE])
 def test_a_new_result_type_prints_in_every_format(chosen: Format) -> None:
     text = render(chosen, NewResult())
     assert "3" in text
@@ -299,3 +304,75 @@ def test_duration(seconds: float, text: str) -> None:
 )
 def test_size(count: int, text: str) -> None:
     assert size(count) == text
+
+
+# --------------------------------------------------------------------------- parquet
+
+
+def parquet(path: Path, *written: Result) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        writer = renderer(Format.PARQUET, out)
+        for result in written:
+            writer.write(result)
+
+
+@pytest.mark.parametrize("result", samples.EVERY, ids=lambda result: type(result).__name__)
+def test_parquet_holds_every_row_exactly(result: Result, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    parquet(tmp_path / "x.parquet", result)
+
+    if result.form is Form.STATUS:
+        assert (tmp_path / "x.parquet").read_bytes() == b""
+        return
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.column_names == [column.name for column in result.columns]
+    assert table.num_rows == len(result.to_rows())
+    for column in result.columns:
+        if column.kind is Kind.TOKEN:
+            values = [row[column.name] for row in result.to_rows()]
+            assert table[column.name].to_pylist() == values
+
+
+def test_parquet_refuses_a_second_result_and_what_takes_no_bytes(tmp_path: Path) -> None:
+    with pytest.raises(LqlUsageError, match="one result"):
+        parquet(tmp_path / "x.parquet", samples.INFER, samples.INFER)
+    with pytest.raises(LqlUsageError, match="no text"):
+        render(Format.PARQUET, samples.INFER)
+
+
+# --------------------------------------------------------------------------- widths
+
+
+WIDE = (
+    "Paris",
+    "巴黎の",  # two cells each
+    "e\u0301te\u0301",  # combining accents: no cell of their own
+    "นี้",  # Thai vowel and tone marks above a consonant
+    "한국",
+    "🙂",
+    "ｶﾞ",  # half-width
+    " \n",
+)
+
+
+@pytest.mark.parametrize("width", [None, 34, 60])
+def test_columns_stand_straight_whatever_is_in_them(width: int | None) -> None:
+    rows = tuple((index, text, "|") for index, text in enumerate(WIDE))
+    shape = (Column("n", Kind.INTEGER), Column("text", Kind.TOKEN), Column("end", Kind.TEXT))
+    lines = render(
+        Format.TABLE, TableResult(shape=shape, values=rows), options=RenderOptions(width=width)
+    ).splitlines()
+
+    ends = {wcswidth(line[: line.index("|")]) for line in lines[2:]}
+    assert len(ends) == 1
+    assert lines[-1].split() == ["7", "␣\\n", "|"]
+
+
+@pytest.mark.parametrize(
+    ("expand", "vertical"), [(Expand.ON, True), (Expand.OFF, False), (Expand.AUTO, True)]
+)
+def test_rows_stand_vertically_where_that_was_asked_for(expand: Expand, vertical: bool) -> None:
+    options = RenderOptions(width=20, expand=expand)
+
+    assert ("── row 1 " in render(Format.TABLE, samples.INFER, options=options)) is vertical
