@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vindex import files, ple, quick_tokenizer, tokens
+from vindex.blocks import in_blocks
 from vindex.checkpoint import Checkpoint, Ledger
 from vindex.checkpoint.cutting import read_tensor
 from vindex.commit import write_file
@@ -29,7 +30,7 @@ from vindex.index import LayerInfo, dump_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import Progress
-from vindex.quantising import QuantWriter, is_quantised, quantised_bytes
+from vindex.quantising import QuantWriter, quantised_bytes
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.scoring import Embeddings, TokenScorer
 from vindex.seal import dump_seal
@@ -133,11 +134,11 @@ class Extraction:
         """Whether a tensor is kept in blocks, a gate besides its floats."""
         if self.quant is Quant.NONE:
             return False
-        below = tensor.role is Role.GATE and self.level < ExtractLevel.INFERENCE
-        return is_quantised(tensor, self.spec) and not below
+        below = tensor.role in GATE_ROLES and self.level < ExtractLevel.INFERENCE
+        return in_blocks(tensor, self.spec) and not below
 
     def _in_floats(self, tensor: TensorSpec) -> bool:
-        return tensor.role is Role.GATE or not self._in_blocks(tensor)
+        return tensor.role in GATE_ROLES or not self._in_blocks(tensor)
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""

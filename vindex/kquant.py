@@ -4,6 +4,9 @@ Attention and FFN matrices have a data file and a manifest of their own each, an
 ``{key, shape, format, offset, length}``; the head is an entry of ``weight_manifest.json``. Each row
 is padded with zeros to whole blocks: ``shape`` is ``[rows, padded columns]``, and only the model
 knows how many columns are real.
+
+Experts are in a third pair of files of the same form, which is ours: larql writes none of them, and
+ignores the files. Its own pairs stay what its readers, which count entries, expect.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ HEAD = "lm_head_kquant.bin"
 
 ATTENTION = "attn_weights_kquant.bin"
 FFN = "interleaved_kquant.bin"
-#: Data files of the present and of the first versions of larql.
-_FAMILIES = ((ATTENTION, "attn_weights_q4k.bin"), (FFN, "interleaved_q4k.bin"))
+EXPERTS = "experts_kquant.bin"
+#: Data files, under the names of the present and of the first versions of larql.
+_FAMILIES = ((ATTENTION, "attn_weights_q4k.bin"), (FFN, "interleaved_q4k.bin"), (EXPERTS,))
 
 #: Which file holds a matrix; larql's readers count on the order of roles within a layer.
 FILE_OF_ROLE: Mapping[Role, str] = {
@@ -42,6 +46,12 @@ FILE_OF_ROLE: Mapping[Role, str] = {
     Role.GATE: FFN,
     Role.UP: FFN,
     Role.DOWN: FFN,
+    Role.EXPERT_GATE: EXPERTS,
+    Role.EXPERT_UP: EXPERTS,
+    Role.EXPERT_DOWN: EXPERTS,
+    Role.SHARED_GATE: EXPERTS,
+    Role.SHARED_UP: EXPERTS,
+    Role.SHARED_DOWN: EXPERTS,
     Role.HEAD: HEAD,
 }
 

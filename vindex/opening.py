@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vindex import files, ple, quick_tokenizer, tokens
+from vindex.blocks import in_blocks
 from vindex.downmeta import DownMeta
 from vindex.errors import (
     CheckpointError,
@@ -30,7 +31,7 @@ from vindex.manifest import HEAD_KEY, ManifestEntry, parse_manifest, stored_entr
 from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
-from vindex.spec import GATE_ROLES, QUANTISED, FfnSpec, ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import GATE_ROLES, ModelSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
@@ -386,7 +387,7 @@ def _missing(
                     f"values; the model needs {list(tensor.shape)}, rows padded to whole blocks",
                     path=path,
                 )
-            if matrix is not None and tensor.role is not Role.GATE:
+            if matrix is not None and tensor.role not in GATE_ROLES:
                 continue
             if matrix is None and not (tensor.role is Role.HEAD and _is_tied(index, spec)):
                 missing.append(tensor)
@@ -421,13 +422,9 @@ def _is_tied(index: VindexIndex, spec: ModelSpec) -> bool:
 
 def _is_quantised(tensor: TensorSpec, index: VindexIndex, spec: ModelSpec) -> bool:
     """Whether a vindex of this index keeps a tensor in blocks, the gate besides its floats."""
-    if index.quant is Quant.NONE or tensor.role not in QUANTISED:
+    if index.quant is Quant.NONE or not in_blocks(tensor, spec):
         return False
-    if tensor.role is Role.GATE and tensor.layer is not None:
-        ffn = spec.layers[tensor.layer].ffn
-        gated = isinstance(ffn, FfnSpec) and ffn.gated
-        return gated and index.extract_level >= ExtractLevel.INFERENCE
-    return True
+    return tensor.role not in GATE_ROLES or index.extract_level >= ExtractLevel.INFERENCE
 
 
 def _incomplete(index: VindexIndex, path: Path, missing: list[TensorSpec]) -> VindexIncomplete:

@@ -1,8 +1,8 @@
 """Writing the block-quantised matrices of a vindex: which format, from what, into which file.
 
 Attention q, k, o and FFN gate, up and the head become Q4_K; v and down, whose errors reach the
-residual stream undamped, Q6_K. Blocks that the checkpoint already has (a GGUF file's) are copied
-where a row is whole blocks: quantising them again would only add error.
+residual stream undamped, Q6_K; experts as other FFNs. Blocks that the checkpoint already has (a
+GGUF file's) are copied where a row is whole blocks: quantising them again would only add error.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from vindex import kquant, ple
+from vindex import kquant
 from vindex.checkpoint import Checkpoint
 from vindex.checkpoint.cutting import read_blocks, read_rows
-from vindex.errors import NotEncodable, Unsupported, VindexInvalid
+from vindex.errors import NotEncodable, VindexInvalid
 from vindex.kinds import StorageDtype
 from vindex.kquant import QuantEntry
 from vindex.manifest import ManifestEntry
 from vindex.quant import BlockFormat, QuantMatrix, encode_rows, q6_k
-from vindex.spec import QUANTISED, FfnSpec, ModelSpec, Role, TensorSpec
+from vindex.spec import DOWN_ROLES, AttentionSpec, ModelSpec, Role, TensorSpec
 from vindex.writing import StageWriter
 
 Bytes = npt.NDArray[np.uint8]
 
 _SLAB_ELEMENTS = 1 << 22
-_FINER = frozenset({Role.V, Role.DOWN})
-_FLOAT_MATRICES = frozenset({Role.EMBED, Role.POSITIONS})
+_FINER = DOWN_ROLES | {Role.V}
 
 
 class QuantWriter:
@@ -43,8 +42,10 @@ class QuantWriter:
         self._checkpoint = checkpoint
         self._spec = spec
         self._writer = writer
-        self._coarser = frozenset({Role.DOWN}) if down_q4k else frozenset()
-        self._entries: dict[str, list[QuantEntry]] = {kquant.ATTENTION: [], kquant.FFN: []}
+        self._coarser: frozenset[Role] = DOWN_ROLES if down_q4k else frozenset()
+        self._entries: dict[str, list[QuantEntry]] = {
+            name: [] for name in (kquant.ATTENTION, kquant.FFN, kquant.EXPERTS)
+        }
         self._head: QuantEntry | None = None
 
     def write(self, tensor: TensorSpec, name: str) -> Iterator[int]:
@@ -62,10 +63,13 @@ class QuantWriter:
         """
         wanted = self._wanted(tensor.role)
         yield from self._append(tensor, tensor.key, name, wanted)
-        if tensor.role is Role.K and self._values_are_keys(tensor):
-            # larql's readers find matrices by position: four to a layer.
+        # larql's readers find matrices by position: four to a layer.
+        if tensor.role is Role.K and self._attention(tensor).values_are_keys:
             key = tensor.key.replace("k_proj", "v_proj")
             yield from self._append(tensor, key, name, self._wanted(Role.V))
+        if tensor.role is Role.Q and self._attention(tensor).kv_source is not None:
+            for role, letter in ((Role.K, "k"), (Role.V, "v")):
+                yield self._hold_place(tensor, tensor.key.replace("q_proj", f"{letter}_proj"), role)
 
     def finish(self) -> ManifestEntry | None:
         """Write the manifests; the head's entry of ``weight_manifest.json``, if there is one."""
@@ -82,9 +86,24 @@ class QuantWriter:
         finer = role in _FINER and role not in self._coarser
         return BlockFormat.Q6_K if finer else BlockFormat.Q4_K
 
-    def _values_are_keys(self, tensor: TensorSpec) -> bool:
-        assert tensor.layer is not None, "keys belong to a layer"
-        return self._spec.layers[tensor.layer].attention.values_are_keys
+    def _attention(self, tensor: TensorSpec) -> AttentionSpec:
+        assert tensor.layer is not None, "attention belongs to a layer"
+        return self._spec.layers[tensor.layer].attention
+
+    def _hold_place(self, query: TensorSpec, key: str, role: Role) -> int:
+        """Append zeros where a layer that reads an earlier layer's keys has none; their bytes.
+
+        larql writes what such a layer's checkpoint has there, which nobody reads.
+        """
+        attention = self._attention(query)
+        block_format = self._wanted(role)
+        file = self._writer.file(kquant.ATTENTION)
+        rows = attention.kv_heads * attention.head_size
+        cols = block_format.padded_cols(query.shape[1])
+        entry = QuantEntry(key, block_format, rows, cols, file.size, file.name)
+        file.write(bytes(entry.span.length))
+        self._entries[file.name].append(entry)
+        return entry.span.length
 
     def _append(
         self, tensor: TensorSpec, key: str, name: str, wanted: BlockFormat
@@ -139,25 +158,6 @@ class QuantWriter:
                 raise VindexInvalid(
                     f"{name}, from row {start}: {error.message}", hint=error.hint
                 ) from error
-
-
-def is_quantised(tensor: TensorSpec, spec: ModelSpec) -> bool:
-    """Whether a tensor is kept in blocks; a gate is kept in floats as well.
-
-    Raises:
-        Unsupported: a matrix that has no place in the format's manifests, e.g. of an expert.
-    """
-    if tensor.role is Role.GATE and tensor.layer is not None:
-        ffn = spec.layers[tensor.layer].ffn
-        return isinstance(ffn, FfnSpec) and ffn.gated
-    if tensor.role in QUANTISED:
-        return True
-    if len(tensor.shape) == 1 or tensor.role in _FLOAT_MATRICES or tensor.role in ple.ROLES:
-        return False
-    raise Unsupported(
-        f"{tensor.key} has no quantised form in a vindex: the q4k manifests hold dense models only",
-        hint="leave out QUANT q4k",
-    )
 
 
 def quantised_bytes(tensor: TensorSpec) -> int:

@@ -258,7 +258,10 @@ DOWN_ROLES = frozenset(down for _, _, down in _PART_ROLES.values())
 
 
 #: What a block-quantised vindex keeps in blocks; all else stays in floats.
-QUANTISED = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD})
+QUANTISED = frozenset(
+    {Role.Q, Role.K, Role.V, Role.O, Role.HEAD}
+    | {role for roles in _PART_ROLES.values() for role in roles}
+)
 
 
 class StorageFile(Enum):

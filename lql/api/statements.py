@@ -267,9 +267,10 @@ class Statements(ABC):
         *,
         target: str | None = None,
         confidence: float | None = None,
+        features: bool = False,
         check: ast.Check | str | None = None,
     ) -> EditResult:
-        """UPDATE inserted facts."""
+        """UPDATE inserted facts, or what ``features`` of the model write."""
         from lql.results.edits import EditResult
 
         new = {"target": target, "confidence": confidence}
@@ -282,18 +283,25 @@ class Statements(ABC):
             raise _nothing("update sets a target or a confidence")
         condition = _where(where)
         assert condition is not None, "UPDATE has a condition"
-        statement = ast.Update(assignments, condition, _word(ast.Check, check))
+        table = ast.Table.FEATURES if features else ast.Table.EDGES
+        statement = ast.Update(assignments, condition, table, check=_word(ast.Check, check))
         return self._run(statement, EditResult)
 
     def delete(
-        self, where: Where | Mapping[str, object], *, check: ast.Check | str | None = None
+        self,
+        where: Where | Mapping[str, object],
+        *,
+        features: bool = False,
+        check: ast.Check | str | None = None,
     ) -> EditResult:
-        """DELETE inserted facts."""
+        """DELETE inserted facts, or switch ``features`` of the model off."""
         from lql.results.edits import EditResult
 
         condition = _where(where)
         assert condition is not None, "DELETE has a condition"
-        return self._run(ast.Delete(condition, _word(ast.Check, check)), EditResult)
+        table = ast.Table.FEATURES if features else ast.Table.EDGES
+        statement = ast.Delete(condition, table, check=_word(ast.Check, check))
+        return self._run(statement, EditResult)
 
     def undo(self, steps: int = 1) -> PatchResult:
         """UNDO the last statements that edited."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lql.inference.linear import Coarse, Linear
+from lql.inference.linear import Coarse, Linear, Product
 from lql.inference.rows import torch_view
 from vindex.source import ModelSource
 from vindex.spec import Activation, FfnPart, FfnSpec, Role, part_roles
@@ -34,12 +34,14 @@ class FeedForward:
     Attributes:
         part: what it is to its layer.
         inner: gate rows above up rows, or up rows alone where the model has no gate.
+        fused: what ``dense`` computes, in one call, where there is such a thing.
     """
 
     layer: int
     part: FfnPart
     inner: Linear
     down: Linear
+    fused: Product | None = None
 
     @property
     def spec(self) -> FfnSpec:
@@ -56,6 +58,8 @@ class FeedForwardRule(Protocol):
 
 def dense(x: Tensor, layer: FeedForward, coarse: Coarse | None) -> Tensor:
     """The FFN as matrix products."""
+    if layer.fused is not None and coarse is None:
+        return layer.fused(x)
     inner = layer.inner(x, coarse)  # [T, 2F] or [T, F]
     return layer.down(_activations(inner, layer.spec), coarse)
 

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lql.inference import linear
-from lql.inference.linear import Coarse, Linear, Product
+from lql.inference import fused, linear
+from lql.inference.linear import Coarse, Compiled, HalfLinear, Linear, Product
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Part, Rows, as_tensor, torch_view
 from vindex.kinds import StorageDtype
@@ -110,6 +110,9 @@ class Int4Linear:
 
     def __init__(self, packed: Tensor, scales: Tensor, rows: Rows, bias: Tensor | None) -> None:
         self._product = _int4_product(packed, scales)
+        whole = bias is None and not rows.count % _ROW_MULTIPLE and not rows.columns % _GROUP
+        #: All that it does, where that is one compiled product.
+        self.compiled = _int4_compiled(packed, scales) if whole else None
         self._weight = rows
         self._rows = rows.count if rows.count % _ROW_MULTIPLE else None
         self._padding = -rows.columns % _GROUP
@@ -160,10 +163,19 @@ class JoinedLinear:
         self.kernel = " + ".join(dict.fromkeys(part.kernel for part in parts))
         self.elements = sum(part.elements for part in parts)
         self.resident_bytes = sum(part.resident_bytes for part in parts)
+        both = [compiled(part) for part in parts]
+        self._product = fused.joined(*both) if len(both) == 2 else None
 
     def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
         """Multiply; see ``Linear``."""
+        if self._product is not None and coarse is None:
+            return self._product(x)
         return torch.cat([part(x, coarse) for part in self._parts], dim=-1)
+
+
+def compiled(product: Linear) -> Compiled | None:
+    """All that a product does as TorchScript, where it is that."""
+    return product.compiled if isinstance(product, Int4Linear | HalfLinear) else None
 
 
 def _runs(rows: Rows) -> list[Rows]:
@@ -265,13 +277,20 @@ class _Int4Product(torch.nn.Module):
 
 def _int4_product(packed: Tensor, scales: Tensor) -> Product:
     """The product of float32 [T, C] with a packed matrix, three operators in one call of Python."""
+    scripted = _int4_compiled(packed, scales)
+    product: Product = (
+        _Int4Product(packed, scales).forward if scripted is None else scripted.module.forward
+    )
+    return product
+
+
+def _int4_compiled(packed: Tensor, scales: Tensor) -> Compiled | None:
     script = _int4_script()
     if script is None:
-        return _Int4Product(packed, scales).forward
+        return None
     module = copy.copy(script)  # compiled once; copies share the code
     module.packed, module.scales = packed, scales
-    product: Product = module.forward
-    return product
+    return Compiled(module, script)
 
 
 @cache

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
-from lql.inference import quantised
+from lql.inference import fused, quantised
 from lql.inference.attention import Attention
 from lql.inference.decoder import Layer, Weights
 from lql.inference.device_linear import DeviceLinear
 from lql.inference.errors import WeightsInvalid, WeightsMissing
 from lql.inference.feedforward import FeedForward
 from lql.inference.latent import Latent
-from lql.inference.linear import Linear, prepare
+from lql.inference.linear import Linear, Product, prepare
 from lql.inference.mixture import Beside, Mixture
 from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
@@ -295,7 +295,16 @@ class _Loader:
         rows = (gate, up) if part.ffn.gated else (up,)
         inner = self._matrix(layer, *rows, expert=part.expert)
         outer = self._matrix(layer, down, expert=part.expert)
-        return lambda: FeedForward(layer, part, inner(), outer())
+
+        def finish() -> FeedForward:
+            first, second = inner(), outer()
+            one_call: Product | None = None
+            if part.kind is not PartKind.EXPERT:  # hundreds of experts would take seconds
+                both = quantised.compiled(first), quantised.compiled(second)
+                one_call = fused.feed_forward(*both, part.ffn)
+            return FeedForward(layer, part, first, second, one_call)
+
+        return finish
 
     def _router(self, spec: RoutingSpec, layer: int) -> Callable[[], Router]:
         """Start preparing a router, which multiplies in float32 whatever the dtype."""

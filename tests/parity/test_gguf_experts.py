@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from torch import Tensor
 
+from tests.parity import gguf_converter
 from tests.parity.checkpoints import Row, Spelling
 from tests.parity.gguf_converter import convert
-from tests.parity.gguf_rows import GGUF_ROWS
+from tests.parity.gguf_rows import GGUF_ROWS, like
 from tests.parity.laboratory import LOGITS_WITHIN, Laboratory, largest, loaded, prompt_ids
 from vindex.checkpoint import CheckpointSource, open_checkpoint
 from vindex.errors import LedgerRefusal, Unsupported
 from vindex.extract import extract
-from vindex.kinds import StorageDtype
+from vindex.kinds import Quant, StorageDtype
+from vindex.quant import BlockFormat, encode_rows
+from vindex.source import QuantTensor
+from vindex.spec import Role
 from vindex.store import open_vindex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +64,35 @@ def test_a_vindex_of_stacked_experts_holds_each(laboratory: Laboratory, tmp_path
                 own = vindex.tensor(*tensor.identity)
                 assert own.key == tensor.key
                 assert np.array_equal(own.array, expected.tensor(*tensor.identity).array)
+
+
+def test_blocks_of_stacked_experts_are_copied(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not encoded again: each expert of a q4k vindex decodes to the file's own values."""
+    row = like("qwen2-moe", "wide", mlp_only_layers=[], hidden_size=256, num_hidden_layers=2)
+    plainly = gguf_converter._add
+
+    def add(writer: gguf.GGUFWriter, name: str, values: Tensor, kind: gguf_converter.Kind) -> None:
+        if "gate_exps" not in name and "up_exps" not in name:
+            plainly(writer, name, values, kind)
+            return
+        flat = encode_rows(values.reshape(-1, 256).float().numpy(), BlockFormat.Q4_K)
+        blocks = flat.reshape(*values.shape[:2], -1)
+        writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+
+    monkeypatch.setattr(gguf_converter, "_add", add)
+    path = convert(original(row, laboratory), tmp_path / "m.gguf")
+    with open_checkpoint(path) as checkpoint:
+        extract(checkpoint, tmp_path / "v", quant=Quant.Q4K)
+        source = CheckpointSource(checkpoint)
+        with open_vindex(tmp_path / "v") as vindex:
+            for tensor in vindex.spec.tensors:
+                if tensor.role in (Role.EXPERT_GATE, Role.EXPERT_UP):
+                    own = vindex.matrix(*tensor.identity)
+                    assert isinstance(own, QuantTensor)
+                    expected = source.tensor(*tensor.identity).float32()
+                    assert np.array_equal(own.rows(0, tensor.shape[0]), expected), tensor.key
 
 
 def test_a_lost_stack_is_named(laboratory: Laboratory, tmp_path: Path) -> None:

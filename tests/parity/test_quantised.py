@@ -6,7 +6,6 @@ from the vindex's blocks: another decoder, another file, float matrices and thei
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,11 +21,10 @@ from tests.parity.mixtures import is_ungated
 from tests.parity.reference import Floats
 from tests.parity.rows import ROWS
 from vindex.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
-from vindex.errors import Unsupported
 from vindex.kinds import Quant, StorageDtype
 from vindex.quant import BlockFormat, q6_k
 from vindex.source import QuantTensor, StoredTensor
-from vindex.spec import QUANTISED, Role
+from vindex.spec import QUANTISED, MoeSpec, Role
 from vindex.store import Vindex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,10 +36,7 @@ DECODED_WITHIN = 3e-4  # as for float vindexes: the same arithmetic on other wei
 # and 0.014; quantisation itself: 0.2 to 0.6 root mean square.
 KERNEL_WITHIN = (0.8, 0.06)
 
-# What the q4k manifests have no place for: experts, latents, projected embeddings.
-BEYOND = re.compile(r"mixtral|moe|deepseek|gpt-oss|experts|26b|opt-350m")
-DENSE = tuple(row for row in ROWS if not BEYOND.search(row.name))
-rows = pytest.mark.parametrize("row", DENSE, ids=str)
+rows = pytest.mark.parametrize("row", ROWS, ids=str)
 
 
 class Dequantised(CheckpointSource):
@@ -110,19 +105,19 @@ def test_the_kernels_rounding(row: Row, laboratory: Laboratory) -> None:
         model = loaded(vindex)
         assert "int4" in model.compute or "decoded" in model.compute
         difference = (model.logits(prompt_ids()) - expected) / expected.std()
+        routed = any(isinstance(layer.ffn, MoeSpec) for layer in vindex.spec.layers)
+    if routed:
+        # Rounding sends a token to other experts here and there, and moves those after it as well.
+        first = np.sqrt(np.square(difference[:2]).mean(axis=1))
+        assert first.min() <= KERNEL_WITHIN[1], first
+        return
     worst, mean = np.abs(difference).max(), np.sqrt(np.square(difference).mean())
     print(f"{row}: {worst:.1e} {mean:.1e}")
     assert worst <= KERNEL_WITHIN[0]
     assert mean <= KERNEL_WITHIN[1]
 
 
-@pytest.mark.parametrize("row", sorted(set(ROWS) - set(DENSE), key=str), ids=str)
-def test_models_beyond_the_manifests_are_refused(row: Row, laboratory: Laboratory) -> None:
-    with pytest.raises(Unsupported, match="q4k manifests"), laboratory.source(row, Q4K):
-        pass
-
-
-PER_LAYER = tuple(row for row in DENSE if "hidden_size_per_layer_input" in str(row.config))
+PER_LAYER = tuple(row for row in ROWS if "hidden_size_per_layer_input" in str(row.config))
 
 
 @pytest.mark.parametrize("row", PER_LAYER, ids=str)

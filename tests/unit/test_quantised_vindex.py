@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from lql.inference import load
 from lql.inference.precision import ComputeDtype
+from tests.unit import moe_models
 from tests.unit.checkpoint_files import LLAMA, random_arrays, write_gguf
 from tests.unit.vindex_files import (
     CHECKPOINTS,
@@ -24,18 +24,20 @@ from tests.unit.vindex_files import (
     unseal,
 )
 from vindex import files, kquant, manifest, quantising
+from vindex.blocks import in_blocks
 from vindex.checkpoint import CheckpointSource, open_checkpoint
-from vindex.errors import Unsupported, VindexError, VindexIncomplete, VindexInvalid
+from vindex.errors import VindexError, VindexIncomplete, VindexInvalid
 from vindex.extract import extract
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.quant import BlockFormat
 from vindex.source import QuantTensor, StoredTensor
-from vindex.spec import QUANTISED, Role
+from vindex.spec import GATE_ROLES, QUANTISED, PartKind, Role, StorageFile, part_roles
 from vindex.store import open_vindex
 from vindex.verify import verify
 
 MANIFESTS = tuple(kquant.manifest_name(name) for name in (kquant.ATTENTION, kquant.FFN))
 ALL_MANIFESTS = (*MANIFESTS, files.MANIFEST)
+EXPERTS = kquant.manifest_name(kquant.EXPERTS)
 GOLDEN = "llama_h96.q4k"
 LARQL_ERROR = {BlockFormat.Q4_K: 0.078, BlockFormat.Q6_K: 0.019}  # of its encoder, relative
 IDS = tuple(np.random.default_rng(1).integers(0, 384, 40).tolist())
@@ -88,7 +90,7 @@ def test_roles_have_their_formats(tmp_path: Path) -> None:
         ("four", {"down_q4k": True}, BlockFormat.Q4_K),
     ):
         with open_vindex(extract_q4k("llama_h96", tmp_path / name, **options)) as vx:
-            for role in QUANTISED:
+            for role in {tensor.role for tensor in vx.spec.tensors} & QUANTISED:
                 stored = vx.matrix(role, None if role is Role.HEAD else 1)
                 assert isinstance(stored, QuantTensor)
                 finer = {Role.V: BlockFormat.Q6_K, Role.DOWN: down}
@@ -105,14 +107,14 @@ def test_every_matrix_is_the_checkpoints_but_for_its_rounding(name: str, tmp_pat
         exact = CheckpointSource(source)
         for tensor in vx.spec.tensors:
             if tensor.key in vx.quantised_keys:
-                stored = vx.matrix(tensor.role, tensor.layer)
+                stored = vx.matrix(*tensor.identity)
                 assert isinstance(stored, QuantTensor)
-                values = exact.tensor(tensor.role, tensor.layer).float32()
+                values = exact.tensor(*tensor.identity).float32()
                 found = stored.rows(0, tensor.shape[0])
                 error = np.sqrt(np.square(found - values).sum() / np.square(values).sum())
                 assert error < LARQL_ERROR[stored.matrix.block_format], tensor.key
                 compared.add(tensor.role)
-    assert compared >= QUANTISED - {Role.HEAD}
+    assert compared >= {Role.Q, Role.K, Role.V, Role.O, *part_roles(PartKind.DENSE)}
 
 
 class FromGolden(CheckpointSource):
@@ -174,8 +176,24 @@ def ours(name: str) -> Callable[[Path], Path]:
     return lambda path: unseal(extract_q4k(name, path))
 
 
+def sharing(path: Path) -> Path:
+    config = {
+        **moe_models.GEMMA4,
+        "enable_moe_block": False,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    }
+    return moe_models.extracted(path, config, quant=Quant.Q4K)
+
+
+def experts(path: Path) -> Path:
+    return unseal(moe_models.extracted(path, moe_models.MIXTRAL, quant=Quant.Q4K))
+
+
 @pytest.mark.parametrize(
-    "make", [larqls, ours("llama_h96"), ours("gemma4_h96")], ids=["larql", "llama", "gemma4"]
+    "make",
+    [larqls, ours("llama_h96"), ours("gemma4_h96"), experts],
+    ids=["larql", "llama", "gemma4", "experts"],
 )
 def test_a_vindex_that_lost_any_entry_is_refused_at_load(
     make: Callable[[Path], Path], tmp_path: Path
@@ -184,7 +202,9 @@ def test_a_vindex_that_lost_any_entry_is_refused_at_load(
     with open_vindex(path) as vx:
         vx.require(ExtractLevel.INFERENCE, "INFER")
     tried = 0
-    for name in ALL_MANIFESTS:
+    names = [name for name in (*ALL_MANIFESTS, EXPERTS) if (path / name).exists()]
+    assert len(names) == 3
+    for name in names:
         for entry in read(path / name):
             if entry["key"] == manifest.HEAD_KEY:
                 continue  # larql reads its file without an entry, and so do we
@@ -285,15 +305,64 @@ def test_large_matrices_are_written_in_pieces(
         assert (whole / name).read_bytes() == (pieces / name).read_bytes()
 
 
-def test_a_matrix_without_a_place_is_refused() -> None:
-    """What a family adds later (experts, say) must not get lost silently."""
-    with checkpoint("llama_h96") as source:
-        spec = CheckpointSource(source).spec
-    up = next(t for t in spec.tensors if t.role is Role.UP)
-    assert quantising.is_quantised(up, spec)
-    assert not quantising.is_quantised(dataclasses.replace(up, role=Role.PLE_GATE), spec)
-    with pytest.raises(Unsupported, match="no quantised form"):
-        quantising.is_quantised(dataclasses.replace(up, role=Role.Q_NORM), spec)
+@pytest.mark.parametrize("make", [ours("llama_h96"), sharing, experts])
+def test_every_tensor_is_in_blocks_or_in_floats(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Gate rows are in both; nothing that a family adds gets lost."""
+    with open_vindex(make(tmp_path / "v")) as vx:
+        for tensor in vx.spec.tensors:
+            if tensor.role is Role.HEAD and tensor.optional:
+                continue
+            blocks = tensor.key in vx.quantised_keys
+            assert blocks == in_blocks(tensor, vx.spec), tensor.key
+            floats = tensor.key in vx.stored_keys or tensor.role in {Role.EMBED, *GATE_ROLES}
+            assert floats == (not blocks or tensor.role in GATE_ROLES), tensor.key
+
+
+def test_layers_that_share_keys_hold_their_places(tmp_path: Path) -> None:
+    """larql's readers count four matrices to a layer; those of a sharing one are zeros."""
+    path = sharing(tmp_path)
+    entries = read(path / MANIFESTS[0])
+    with open_vindex(path) as vx:
+        names = [
+            f"layers.{layer}.self_attn.{letter}_proj.weight"
+            for layer in range(vx.spec.num_layers)
+            for letter in "qkvo"
+        ]
+        assert [entry["key"] for entry in entries] == names
+        shared = 0
+        for layer in vx.spec.layers:
+            attention = layer.attention
+            for letter, tag in (("k", "Q4_K"), ("v", "Q6_K")):
+                key = f"layers.{layer.index}.self_attn.{letter}_proj.weight"
+                entry = entries[names.index(key)]
+                assert entry["format"] == tag
+                assert entry["shape"] == [attention.kv_heads * attention.head_size, 256]
+                values = vx.quantised(key).rows(0, entry["shape"][0])
+                assert values.any() == (attention.kv_source is None)
+                shared += attention.kv_source is not None
+    assert shared
+
+
+def test_experts_have_files_of_their_own(tmp_path: Path) -> None:
+    """A dense layer among them keeps its place in larql's file."""
+    path = moe_models.extracted(tmp_path, moe_models.QWEN2, quant=Quant.Q4K)
+    dense = [entry["key"] for entry in read(path / MANIFESTS[1])]
+    assert dense == [f"layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+    entries = {entry["key"]: entry for entry in read(path / EXPERTS)}
+    with open_vindex(path) as vx:
+        experts = [t for t in vx.spec.tensors if t.role in QUANTISED and t.layer != 1]
+        experts = [t for t in experts if t.file is not StorageFile.ATTENTION]
+        assert set(entries) == {t.key for t in experts if t.layer is not None}
+        assert {t.role for t in experts} >= {
+            role for kind in (PartKind.EXPERT, PartKind.SHARED) for role in part_roles(kind)
+        }
+        for tensor in experts:
+            finer = tensor.role in (Role.EXPERT_DOWN, Role.SHARED_DOWN)
+            if tensor.layer is not None:
+                assert entries[tensor.key]["format"] == ("Q6_K" if finer else "Q4_K")
+    assert verify(path).ok
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -344,7 +413,7 @@ def test_blocks_of_a_gguf_are_copied(
                     if np.array_equal(stored.rows(0, stored.shape[0]), expected):
                         copied.add(tensor.role)
     expected_roles = {
-        "Q4_K": QUANTISED,
+        "Q4_K": {Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN, Role.HEAD},
         "Q6_K": {Role.V, Role.DOWN},
         "Q8_0": set(),
     }[encoding]

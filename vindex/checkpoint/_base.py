@@ -107,6 +107,8 @@ class BlockReader(Protocol):
     ) -> tuple[BlockFormat, npt.NDArray[np.uint8]] | None:
         """Rows ``start..stop`` of a matrix as stored, uint8 ``[stop - start, row bytes]``.
 
+        Rows of a stack of matrices are counted through.
+
         Returns:
             ``None`` where the rows are no whole blocks of a format that vindexes know, or their
             values are others than the blocks say.

@@ -89,7 +89,8 @@ def read_blocks(
     if cut is None:
         return checkpoint.blocks(name, start, stop)
     if cut.blocks == 1 and not cut.transposed:
-        return checkpoint.blocks(name, cut.start + start, cut.start + stop)
+        first = cut.start if cut.slab is None else cut.slab * cut.shape[1] + cut.start
+        return checkpoint.blocks(name, first + start, first + stop)
     return None
 
 

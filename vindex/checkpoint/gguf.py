@@ -134,7 +134,7 @@ class GgufCheckpoint(Closing):
         mapped = self._mapped(name)
         formats = {"Q4_K": BlockFormat.Q4_K, "Q6_K": BlockFormat.GGML_Q6_K}
         block_format = formats.get(mapped.tensor.encoding.name)
-        as_it_is = not mapped.offset and not mapped.transposed and len(mapped.tensor.shape) == 2
+        as_it_is = not mapped.offset and not mapped.transposed and len(mapped.tensor.shape) > 1
         if block_format is None or not as_it_is:
             return None
         rows: slice | npt.NDArray[np.intp] = slice(start, stop)
