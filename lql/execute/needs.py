@@ -52,8 +52,10 @@ def needs(statement: ast.Statement) -> Needs:
         LqlNotAvailableError: a later version runs it.
     """
     match statement:
-        case ast.Infer() | ast.ExplainInfer():
+        case ast.Infer() | ast.ExplainInfer() | ast.Probe():
             return _RUN
+        case ast.Trace(prompt=prompt):  # without one it is of a file
+            return _NOTHING if prompt is None else _RUN
         case ast.Walk(mode=None | ast.WalkMode.PURE, compare=False):
             return _BROWSED
         case ast.Walk():
@@ -66,7 +68,7 @@ def needs(statement: ast.Statement) -> Needs:
             return _select(query)
         case ast.Assert(subject=subject):
             return _select(subject) if isinstance(subject, ast.Select) else _RUN
-        case ast.Insert():
+        case ast.Insert() | ast.Rebalance():
             return _RUN_VINDEX
         case ast.Delete(check=check) | ast.Update(check=check):
             return _BROWSED if check is ast.Check.NONE else _RUN_VINDEX
@@ -79,6 +81,8 @@ def needs(statement: ast.Statement) -> Needs:
             | ast.ShowEntities()
             | ast.ShowRelations()
             | ast.ShowPatches()
+            | ast.ShowCompactStatus()
+            | ast.CompactMinor()
             | ast.BeginPatch()
             | ast.SavePatch()
             | ast.ApplyPatch()
@@ -87,12 +91,21 @@ def needs(statement: ast.Statement) -> Needs:
         case ast.Diff(left=left, right=right):
             current = isinstance(left, ast.Current) or isinstance(right, ast.Current)
             return _BROWSED if current else _NOTHING
-        case ast.Explain(statement=inner):
+        case ast.CompileVindex(source=source):
+            return _BROWSED if isinstance(source, ast.Current) else _NOTHING
+        case ast.CompileModel(source=source):
+            return _RUN_VINDEX if isinstance(source, ast.Current) else _NOTHING
+        case ast.Merge(target=target):
+            return _BROWSED if isinstance(target, ast.Current | None) else _NOTHING
+        case ast.LabelFeatures(path=path):
+            return _RUN_VINDEX if path is None else _BROWSED
+        case ast.Explain(statement=inner) | ast.Plot(statement=inner):
             return needs(inner)
         case (
             ast.Extract()
             | ast.UseVindex()
             | ast.UseModel()
+            | ast.UseTrace()
             | ast.Stats()
             | ast.ShowModels()
             | ast.ShowEdits()

@@ -99,14 +99,11 @@ class LoadedModel:
         started = time.perf_counter()
         self.spec: ModelSpec = source.spec
         self.facts = FactStore()
-        self._source = source
         self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
         where = CPU if device is Device.CPU else place(device, bytes_needed(source, dtype))
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
-        self._decoder = Decoder(source.spec, weights, where)
-        self.tracer = Tracer(self._decoder, source, self._best)
-        self.resident_bytes: int = self._decoder.resident_bytes
+        self._run_with(Decoder(source.spec, weights, where), source)
         self.device: str = where.type
         kernels = self._decoder.kernels.items()
         matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
@@ -121,10 +118,14 @@ class LoadedModel:
             source: what holds the edited vectors, for evaluation feature by feature.
         """
         model = copy.copy(self)
-        model._source = source
-        model._decoder = self._decoder.edited(features, source)
-        model.resident_bytes = model._decoder.resident_bytes
+        model._run_with(self._decoder.edited(features, source), source)
         return model
+
+    def _run_with(self, decoder: Decoder, source: ModelSource) -> None:
+        self._decoder = decoder
+        self._source = source
+        self.tracer = Tracer(decoder, source, self._best)
+        self.resident_bytes: int = decoder.resident_bytes
 
     @property
     def is_instruct(self) -> bool:

@@ -129,7 +129,7 @@ def _part(
         inner = EditedRows(inner, *_tensors(rows, device), bias)
     if columns:
         down = EditedColumns(down, *_tensors(columns, device))
-    return replace(part, inner=inner, down=down)
+    return replace(part, inner=inner, down=down, fused=None)
 
 
 def _replaced(edits: Mapping[int, FeatureEdit], name: str, size: int) -> dict[int, Tensor]:
