@@ -24,7 +24,7 @@ ONLY_IN = {
     "pandas": ("lql/results/",),
     "polars": ("lql/results/",),
     "jinja2": ("lql/inference/",),
-    "gguf": ("vindex/checkpoint/",),
+    "gguf": ("vindex/checkpoint/", "vindex/export/"),
     "huggingface_hub": ("vindex/checkpoint/",),
     "transformers": (),
     "accelerate": (),
