@@ -254,12 +254,15 @@ class Context:
         assert self.state.loaded is not None, "the model has just been loaded"
         if not view.features:
             return self.state.loaded
+        return self.state.loaded.edited(view.features, self.source_with(view))
+
+    def source_with(self, view: EditView) -> EditedVindex:
+        """The current vindex with the features of another view."""
         from vindex.edited import EditedVindex
         from vindex.store import Vindex
 
         assert isinstance(self.state.source, Vindex), "only a vindex is edited"
-        edited = EditedVindex(self.state.source, view.features)
-        return self.state.loaded.edited(view.features, edited)
+        return EditedVindex(self.state.source, view.features)
 
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.

@@ -87,7 +87,7 @@ def execute(statement: ast.Statement, context: Context) -> Result:
             from lql.execute.edit import run as run_edit
 
             return run_edit(statement, context)
-        case ast.Rebalance() | ast.CompactMinor() | ast.ShowCompactStatus():
+        case ast.Rebalance() | ast.CompactMinor() | ast.CompactMajor() | ast.ShowCompactStatus():
             from lql.execute.rebalance import run as run_rebalance
 
             return run_rebalance(statement, context)

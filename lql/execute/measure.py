@@ -19,13 +19,13 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
-from lql.probes import CONTROLS, probes_for
+from lql.probes import CONTROLS, canonical, probes_for
 from lql.results.edits import FeatureRow, Measures, ProbeRow
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
     from lql.inference.model import LoadedModel
-    from vindex.edits import EditView, Fact
+    from vindex.edits import ComposedFact, EditView, Fact
 
 Logits = npt.NDArray[np.float32]
 
@@ -88,6 +88,31 @@ def side(view: EditView, context: Context, title: str) -> Side:
     from lql.inference.knn import FactStore
 
     return Side(context.model_with(view, title), FactStore(tuple(view.facts.values())))
+
+
+def says(fact: Fact | ComposedFact, view: EditView, context: Context, title: str) -> bool:
+    """Whether the model with a view says a fact's whole target after its prompt."""
+    after = side(view, context, title)
+    tokens = len(after.model.target_ids(fact.target)) + 1
+    return begins(_text(after, canonical(fact.entity, fact.relation), tokens, context), fact.target)
+
+
+def unchanged_neighbours(
+    fact: ComposedFact, before: EditView, after: EditView, context: Context, title: str
+) -> float:
+    """The share of a fact's neighbours that are answered after an edit as before it."""
+    probes = probes_for(fact.entity, fact.relation, paraphrases=0, neighbours=10)
+    old, new = (side(view, context, title) for view in (before, after))
+    same = [
+        _text(old, prompt, _TOKENS, context) == _text(new, prompt, _TOKENS, context)
+        for _, prompt in probes.neighbours
+    ]
+    return sum(same) / len(same)
+
+
+def _text(of: Side, prompt: str, tokens: int, context: Context) -> str:
+    run = of.model.generate(prompt, max_tokens=tokens, facts=of.facts, cancel=context.cancel)
+    return "".join(token.text for token in run)
 
 
 def plan_for(check: ast.Check, facts: int) -> Plan:

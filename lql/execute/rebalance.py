@@ -14,9 +14,8 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlTypeError
 from lql.execute.compose import Composing, composed, weakest
 from lql.execute.facts import Row
-from lql.execute.measure import begins, side
+from lql.execute.measure import says
 from lql.execute.slots import integer_or
-from lql.probes import canonical
 from lql.results import Result
 from lql.results.composed import BalanceResult, BalanceRow, CompactStatusResult
 from vindex.edits import (
@@ -31,7 +30,7 @@ from vindex.edits import (
 )
 from vindex.overlay import Edit
 
-_Statement = ast.Rebalance | ast.CompactMinor | ast.ShowCompactStatus
+_Statement = ast.Rebalance | ast.CompactMinor | ast.CompactMajor | ast.ShowCompactStatus
 
 _ROUNDS, _FLOOR, _CEILING = 16, 0.30, 0.90  # larql's, as are the factors
 _WEAKER, _STRONGER = 0.85, 1.15
@@ -44,6 +43,10 @@ def run(statement: _Statement, context: Context) -> Result:
             return _rebalance(statement, context)
         case ast.CompactMinor():
             return _compact_minor(statement, context)
+        case ast.CompactMajor():
+            from lql.execute.compact import compact_major
+
+            return compact_major(statement, context)
         case ast.ShowCompactStatus():
             return _status(context, statement.title)
         case _:
@@ -165,7 +168,7 @@ def _compact_minor(statement: ast.CompactMinor, context: Context) -> BalanceResu
         start = with_operations(overlay.view, operations)
         tried = [*operations, *composed([_row(fact)], how, context, statement.title, start)]
         view = with_operations(overlay.view, tried)
-        ok = _says(fact, view, context, statement.title)
+        ok = says(fact, view, context, statement.title)
         old, new = (
             weakest(model, _row(fact), model.target_ids(fact.target), context)
             for model in (context.model_with(each, statement.title) for each in (start, view))
@@ -183,15 +186,6 @@ def _compact_minor(statement: ast.CompactMinor, context: Context) -> BalanceResu
         overlay.commit(Edit("COMPACT MINOR", tuple(operations)))
     seconds = time.perf_counter() - started
     return BalanceResult(statement=statement.title, facts=tuple(rows), rounds=0, seconds=seconds)
-
-
-def _says(fact: Fact, view: EditView, context: Context, title: str) -> bool:
-    """Whether the model with a view says a fact's whole target."""
-    after = side(view, context, title)
-    prompt = canonical(fact.entity, fact.relation)
-    tokens = len(after.model.target_ids(fact.target)) + 1
-    run = after.model.generate(prompt, max_tokens=tokens, facts=after.facts, cancel=context.cancel)
-    return begins("".join(token.text for token in run), fact.target)
 
 
 def _status(context: Context, title: str) -> CompactStatusResult:

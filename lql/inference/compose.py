@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,6 +43,7 @@ RIDGE = 0.1
 _RIVALS = 64  # tokens that a pull is away from, the most probable
 
 Ids = tuple[int, ...]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +161,54 @@ class Composer:
         self, prompts: Sequence[Ids], layer: int, cancel: CancelToken | None = None
     ) -> list[int]:
         """The features of a layer, those that add least to any token of the prompts first."""
+        read = self._read(prompts, layer, cancel)
+        strongest = self._activations(read, layer).abs().amax(dim=0)  # [F]
+        return (strongest * self._columns(layer).norm(dim=0)).argsort(stable=True).tolist()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def solved(
+        self,
+        without: Composer,
+        asked: Sequence[Ids],
+        others: Sequence[Ids],
+        layer: int,
+        features: Sequence[int],
+        ridge: float,
+        cancel: CancelToken | None = None,
+    ) -> Floats:
+        """The change of a layer's down matrix that adds what features add where prompts end.
+
+        Least squares with a ridge over every token of the prompts; where none of ``asked`` ends,
+        nothing is to be added.
+
+        Args:
+            without: the same model without those features.
+            features: of the layer.
+            ridge: in shares of the median square of a key's length.
+
+        Returns:
+            Rows of the transposed matrix, float32 [F, D].
+        """
+        ours = self._read([*asked, *others], layer, cancel)
+        theirs = without._read([*asked, *others], layer, cancel)
+        ends = ours.ends[: len(asked)]
+        added = torch.zeros_like(ours.inputs).cpu().double()  # [N, D]
+        own = torch.tensor(features)
+        active = self._activations(ours, layer)[ends][:, own]
+        added[ends] = active @ self._columns(layer)[:, own].double().T
+        keys = without._activations(theirs, layer)  # [N, F]
+        square = keys @ keys.T
+        # The median: the first token of a text has keys a hundred times as long as others.
+        square.diagonal().add_(ridge * float(square.diagonal().median()))
+        change = keys.T @ torch.linalg.solve(square, added)
+        found: Floats = change.float().numpy()
+        return found
+
+    def _activations(self, read: _Read, layer: int) -> Tensor:
+        """The factors of the down vectors, float64 [N, F]."""
         part = self._decoder.feed_forward_of(layer)
         assert isinstance(part, FeedForward), "see ``possible_at``"
-        read = self._read(prompts, layer, cancel)
-        strongest = gates_and_activations(read.inputs, part)[1].abs().amax(dim=0).cpu()  # [F]
-        return (strongest * self._columns(layer).norm(dim=0)).argsort(stable=True).tolist()  # type: ignore[no-any-return]
+        return gates_and_activations(read.inputs, part)[1].cpu().double()
 
     @torch.inference_mode()
     def next_shares(self, prompts: Sequence[Ids], cancel: CancelToken | None = None) -> Tensor:

@@ -14,7 +14,7 @@ import pytest
 
 from lql.codes import Code
 from lql.errors import LqlError
-from lql.execute import compose
+from lql.execute import compact, compose
 from lql.probes import CONTROLS, canonical, key_prompts, lessons, probes_for
 from lql.results.composed import BalanceResult
 from lql.results.edits import EditResult
@@ -251,6 +251,43 @@ def test_a_fact_that_features_do_not_answer_stays_stored(
     assert any("stays beside the weights" in note for note in done.meta.notes)
     assert len(session.overlay.view.facts) == 1
     assert len(session.overlay.edits) == 1
+
+
+def test_compact_major_puts_facts_into_the_weights(
+    session: Session, vindex: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "NEIGHBOURS", 0.0)
+    # 160 features cannot tell a thousand tokens apart.
+    monkeypatch.setattr(compact, "lessons", lambda entity, relation: ())
+    one(session, f"{OSLO} CHECK NONE;")
+    (fact,) = session.overlay.view.composed.values()
+    done = one(session, "COMPACT MAJOR WITH LAMBDA = 1e-6;")
+    assert [(row.ok, row.feature) for row in done.facts] == [(True, None)]
+    view = session.overlay.view
+    assert view.composed == {}
+    assert all(view.features[slot].off for slot in fact.slots)
+    assert said(session) == " Oslo", "read at inference"
+    model = session.model()
+    ids = model.target_ids("Oslo")
+    least = min(model.probability(each, ids) for each in key_prompts("Hungary", "capital"))
+    assert least == pytest.approx(done.facts[0].probability_after, rel=1e-4)
+    one(session, "SAVE PATCH :p;", p=tmp_path / "m.vlp")
+    with connect(vindex) as fresh:
+        one(fresh, "APPLY PATCH :p;", p=tmp_path / "m.vlp")
+        assert np.array_equal(fresh.model().logits(IDS), model.logits(IDS))
+    session.run("UNDO 1;")
+    assert [*session.overlay.view.composed.values()] == [fact]
+
+
+def test_compact_major_leaves_facts_that_would_do_damage(session: Session) -> None:
+    one(session, f"{OSLO} CHECK NONE;")
+    edits = session.overlay.edits
+    done = one(session, "COMPACT MAJOR WITH LAMBDA = 1e-6;")
+    assert [row.ok for row in done.facts] == [False]
+    assert any("its neighbours would change" in note for note in done.meta.notes)
+    assert session.overlay.edits == edits
+    assert refused(session, "COMPACT MAJOR FULL;").code is Code.NOT_AVAILABLE_YET
+    assert refused(session, "COMPACT MAJOR WITH LAMBDA = 0;").code is Code.OUT_OF_RANGE
 
 
 # --------------------------------------------------------------------------- prompts
