@@ -30,6 +30,7 @@ from vindex.errors import OtherBase, PatchInvalid, VindexInvalid
 from vindex.knn_store import FILE, read_knn_store
 from vindex.overlay import Edit, Overlay
 from vindex.patch import Base, Patch, base_of, check_base, dump_patch, read_patch, write_patch
+from vindex.probes import FeatureLabel, Probe, ProbeAnswer, PutLabel, PutProbe
 from vindex.store import open_vindex
 
 HIDDEN, LAYERS, FEATURES, VOCABULARY = 96, 4, 160, 384
@@ -55,6 +56,24 @@ FACTS = st.builds(
     confidence=st.floats(0, 1),
     aliases=st.lists(NAMES, max_size=2).map(tuple),
 )
+ANSWERS = st.builds(
+    ProbeAnswer,
+    target=st.text(min_size=1, max_size=5),
+    token_id=st.integers(0, VOCABULARY - 1),
+    probability=st.floats(0, 1),
+    lift_nats=st.floats(-9, 9),
+    signal=st.sampled_from(["none", "weak", "clear"]),
+    source=st.text(max_size=5),
+)
+PROBES = st.builds(
+    Probe,
+    entity=NAMES,
+    relation=RELATIONS,
+    kind=st.just("country"),
+    templates=st.just(("{entity} is",)),
+    top=st.integers(1, 3),
+    answers=st.lists(ANSWERS, max_size=2).map(tuple),
+)
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     FACTS.map(PutFact),
     st.builds(DropFacts, NAMES, st.none() | RELATIONS),
@@ -63,6 +82,14 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     ),
     st.builds(ChangeFeature, **SLOTS, **CHANGES),
     st.builds(DropFeature, **SLOTS),
+    PROBES.map(PutProbe),
+    st.builds(
+        FeatureLabel,
+        **SLOTS,
+        relation=RELATIONS,
+        support=st.none() | st.integers(0, 99),
+        precision=st.none() | st.floats(0, 1),
+    ).map(PutLabel),
 )
 LOGS = st.lists(OPERATIONS, max_size=12).map(tuple)
 
@@ -137,6 +164,9 @@ def test_a_patch_reads_back_as_it_was_written(vindex_path: Path, tmp_path: Path)
 
         @given(LOGS)
         def round_trip(log: tuple[Operation, ...]) -> None:
+            # Probes and labels stand behind the operations, which never depend on them.
+            order = (PutProbe, PutLabel)
+            log = tuple(sorted(log, key=lambda each: (type(each) in order, type(each) is PutLabel)))
             patch = Patch(base_of(vindex), log, "d", "me", ("x",))
             write_patch(file, patch)
             assert read_patch(file, vindex) == patch
