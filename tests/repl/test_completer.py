@@ -94,7 +94,7 @@ def offered(before: str, directory: Path, topics: tuple[Topic, ...] = ()) -> lis
         ("SHOW L", ["LAYERS"]),
         ('INFER "x" T', ["TOP"]),
         ('INFER "x" TOP 5 T', []),
-        ('INFER "x" TOP 5 ', ["CHAT", "COMPARE", "RAW", "ROUTE"]),
+        ('INFER "x" TOP 5 ', ["ABLATE", "CHAT", "COMPARE", "RAW", "ROUTE", "STEER"]),
         ('USE "a"; US', ["USE"]),
         ("he", ["help"]),
         ("e", ["explain", "extract", "exit"]),
