@@ -37,6 +37,7 @@ A query language over the weights of language models.
   lql run VINDEX [PROMPT]      generate text
   lql verify VINDEX            check every file of a vindex
   lql demo                     fetch a small model and take the tour
+  lql help [STATEMENT]         explain the language, or one statement of it
 """
 
 

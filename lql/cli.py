@@ -32,7 +32,7 @@ from lql.terminal import abandon_streams, prepare_streams
 
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for a program killed by it
 
-SUBCOMMANDS = ("extract", "run", "verify", "demo")
+SUBCOMMANDS = ("extract", "run", "verify", "demo", "help")
 
 _GC_THRESHOLD = 100_000
 
@@ -105,6 +105,8 @@ def _subcommand(name: str) -> Callable[[Sequence[str], Reporter], int]:
             from lql.rundown import run_generation as run
         case "demo":
             from lql.demo import run_demo as run
+        case "help":
+            from lql.commands import run_help as run
         case _:
             raise AssertionError(f"{name} is in SUBCOMMANDS")
     return run

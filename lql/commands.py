@@ -1,4 +1,4 @@
-"""What the command does besides running scripts: ``extract``, ``verify`` and ``--info``."""
+"""What the command does besides scripts: ``extract``, ``verify``, ``help`` and ``--info``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ Write a vindex from a checkpoint: a directory of safetensors, a .safetensors or 
 id such as org/name, or package:NAME/FILE.gguf inside an installed Python package.
 """
 _VERIFY = "Read every file of a vindex and compare it with what was sealed when it was written."
+
+_HELP = "Explain the language: list its statements, or show one with its syntax and an example."
+_HELP_WIDTH = 100
 
 _PACKAGES = (
     "numpy",
@@ -135,6 +138,32 @@ def _verified(path: str, reporter: Reporter, progress: ProgressBar | None) -> Ve
 
 def _status(file: FileStatus) -> str:
     return f"{file.status.value}: {file.detail}" if file.detail else file.status.value
+
+
+def run_help(words: Sequence[str], reporter: Reporter) -> int:
+    """``lql help``: list the statements, or explain those that the words name.
+
+    Raises:
+        LqlUsageError: no statement is called like that.
+    """
+    from lql.repl.help_text import overview, topic_lines, topic_text
+    from lql.repl.help_topics import find_topics, load_topics
+
+    parser = Parser("help", "[STATEMENT]", _HELP, formats=False, output=False)
+    parser.section("what to explain")(
+        "words", nargs="*", metavar="STATEMENT", help="its first words, e.g. show layers"
+    )
+    found = parser.words(words)
+    terminal = configure(common_of(found), reporter)
+    width = terminal.render.width or _HELP_WIDTH
+    topics = load_topics()
+    if not found.words:
+        text = overview(topics, (), (), width)
+    else:
+        chosen = find_topics(" ".join(found.words), topics)
+        text = topic_text(chosen[0]) if len(chosen) == 1 else topic_lines(chosen, width)
+    reporter.out.write(f"{text}\n")
+    return 0
 
 
 def run_info(common: Common, reporter: Reporter) -> int:

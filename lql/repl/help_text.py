@@ -39,8 +39,8 @@ def overview(
     return "\n".join(
         [
             *blocks,
-            _block("Commands of the shell", commands, width),
-            _block("Keys", keys, width),
+            *(_block("Commands of the shell", commands, width) for _ in commands[:1]),
+            *(_block("Keys", keys, width) for _ in keys[:1]),
             "A statement ends with ; and may take several lines.",
             "help STATEMENT shows its syntax and an example.",
         ]

@@ -111,6 +111,8 @@ def _sections(text: str) -> Iterator[_Section]:
     lines: list[str] = []
     fenced = False
     for line in text.splitlines():
+        if line.startswith("<!--"):  # marks a part that is made by a program
+            continue
         fenced ^= line.startswith("```")
         heading = None if fenced else _HEADING.match(line)
         if heading is None:

@@ -12,6 +12,7 @@ import lql
 from lql import ast
 from lql.errors import LqlNotAvailableError
 from lql.parser import parse
+from tests.docs.reference_tables import written
 
 REFERENCE = (Path(__file__).parents[2] / "grammar" / "README.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^### (?P<title>[A-Z ]+)\n(?P<body>.*?)(?=^##|\Z)", re.M | re.S)
@@ -70,6 +71,16 @@ def test_what_is_marked_as_not_available_is_refused_and_nothing_else(
         except lql.LqlError:
             refused = None
     assert (refused is not None) == (NOT_YET in SECTIONS[title])
+
+
+def test_the_tables_are_those_of_the_program() -> None:
+    assert written(REFERENCE) == REFERENCE, "python -m tests.docs.reference_tables writes them anew"
+
+
+def test_statements_of_a_later_version_are_the_same_everywhere() -> None:
+    later = set(re.findall(r"^\| ([A-Z ]+) \| .* \| \*a later version\* \|$", REFERENCE, re.M))
+    marked = {title for title, body in SECTIONS.items() if NOT_YET in body}
+    assert {documented(title) for title in later} - {"USE"} == marked
 
 
 def test_keywords_of_the_syntax_blocks_are_keywords_of_the_grammar() -> None:

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from vindex.families import families
 
@@ -108,6 +110,28 @@ def test_the_example_scripts_run_as_they_say(script: Path, workplace: Path) -> N
     done = run(says[1] if says else f"lql examples/{script.name}", workplace)
     assert done.returncode == 0, done.stderr
     assert "France" in done.stdout or "Paris" in done.stdout
+
+
+def steps_of_the_workflow() -> list[str]:
+    """What the example workflow runs, after the installation."""
+    workflow = yaml.safe_load((ROOT / "examples" / "model_facts.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["facts"]["steps"]
+    return [step["run"] for step in steps if step.get("run", "").startswith("lql ")]
+
+
+def test_the_example_workflow_runs_and_reports(workplace: Path) -> None:
+    extract, check, facts = steps_of_the_workflow()
+    assert extract.startswith("lql extract")
+    for command in (check, facts):
+        done = run(command, workplace)
+        assert done.returncode == 0, done.stderr
+    cases = ElementTree.parse(workplace / "facts.xml").getroot()
+    assert cases.attrib["failures"] == cases.attrib["errors"] == "0"
+    wrong = run(f'{facts} --param capital=" Lyon"', workplace)
+    assert wrong.returncode == 1
+    assert "examples/model_facts.lql:7:1: error[LQL0570]: the capital of France" in wrong.stderr
+    cases = ElementTree.parse(workplace / "facts.xml").getroot()
+    assert cases.attrib["failures"] == "1"
 
 
 def test_the_statements_said_to_run_are_those_the_reference_offers() -> None:
