@@ -2,8 +2,8 @@
 
 A token's products are so short that what stands between them counts: the code and the objects of
 Python and torch, which the weights have just pushed out of the processor's caches. In one piece of
-TorchScript the same operators run on the same numbers, to the bit; a token of SmolLM2 as q4k takes
-a tenth less of a processor's time.
+TorchScript the same operators run on the same numbers, to the bit, in 3 % less time for a token of
+SmolLM2 and 5 % less for five.
 
 Compiled once for each combination of kernels; layers share the code and differ in the weights.
 """

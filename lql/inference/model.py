@@ -69,8 +69,8 @@ class LoadedModel:
     ``logits`` and ``layer_outputs`` never round.
 
     A quantised vindex is exact for its blocks only with ``F32``. Otherwise the int4 kernel rounds
-    activations to bfloat16: over 200 prompts on SmolLM2 the divergence from the unquantised model
-    is .0163 with it and .0165 without.
+    activations to bfloat16: over 200 prompts the divergence from the unquantised model is .0163
+    with it and .0165 without on SmolLM2, .0414 both ways on Gemma 3 270M.
 
     Args:
         source: stays open as long as the model is used.
