@@ -80,6 +80,8 @@ class Code(Enum):
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
     FACTS_INVALID = ("LQL0512", "a file of facts, or a fact, cannot be read")
 
+    STATISTICS_INVALID = ("LQL0520", "a text for STATISTICS FROM cannot be read")
+
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")
     VINDEX_INCOMPLETE = ("LQL0603", "the vindex lacks tensors or files")

@@ -32,17 +32,19 @@ class State:
 
     Attributes:
         source: the current vindex, or the model of USE MODEL.
-        model: its weights, once a statement has needed them.
+        bare: its weights, once a statement has needed them.
+        model: the weights with the edits of the current view; ``bare`` itself where there are none.
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
         overlay: the edits over ``source``.
-        edited: ``source`` with the feature edits of a view, while that view is the current one.
+        edited: ``source`` with the weight edits of a view, while that view is the current one.
         answering: the view whose facts ``model`` answers with.
     """
 
     source: Vindex | CheckpointSource | None = None
+    bare: LoadedModel | None = None
     model: LoadedModel | None = None
     device: Device = Device.CPU
     tables: ModelTables | None = None
@@ -61,37 +63,41 @@ class State:
             raise
         old = self.source
         self._forget_tables()
-        self.source, self.model, self.asking = source, None, None
+        self.source, self.bare, self.model, self.asking = source, None, None, None
         self.overlay, self.edited, self.answering = overlay, None, None
         if old is not None:
             old.close()
 
     def effective(self) -> Vindex | CheckpointSource | None:
-        """The current vindex with its features as they are edited, or the model in use."""
+        """The current vindex with its weights as they are edited, or the model in use."""
         view = self.overlay.view
-        if not view.features or self.source is None:
-            features_before = self.edited is not None
-            self.edited = None
-            if features_before:
-                self.model = self.asking = None
+        if not view.changes_weights or self.source is None:
+            if self.edited is not None:
+                self.edited = self.model = self.asking = None
             return self.source
-        if self.edited is None or self.edited[0].features != view.features:
-            from vindex.edited import EditedVindex
-            from vindex.store import Vindex
-
-            assert isinstance(self.source, Vindex), "only a vindex is edited"
-            self.edited = (view, EditedVindex(self.source, view.features))
+        held = None if self.edited is None else self.edited[0]
+        if held is None or (held.features, held.written) != (view.features, view.written):
+            self.edited = (view, self.edited_as(view))
             self.model = self.asking = None
+        assert self.edited is not None, "it was just made"
         return self.edited[1]
+
+    def edited_as(self, view: EditView) -> EditedVindex:
+        """The current vindex with its weights as a view edits them."""
+        from vindex.edited import EditedVindex
+        from vindex.store import Vindex
+
+        assert isinstance(self.source, Vindex), "only a vindex is edited"
+        return EditedVindex(self.source, view.features, view.written.values())
 
     def run_on(self, device: Device) -> None:
         """Run models there from now on; weights that are elsewhere are loaded again when needed."""
         if device is not self.device:
-            self.device, self.model, self.asking = device, None, None
+            self.device, self.bare, self.model, self.asking = device, None, None, None
 
     def close(self) -> None:
         """Let go of everything."""
-        self.model = self.asking = None
+        self.bare = self.model = self.asking = None
         self.edited = None
         self._forget_tables()
         if self.source is not None:
@@ -206,13 +212,9 @@ class Context:
         source = self.source()
         if isinstance(source, Vindex):
             source.require(ExtractLevel.INFERENCE, title)
-        effective = self.state.effective() or source
+        self.state.effective()
         if self.state.model is None:
-            from lql.inference import load
-
-            started = time.perf_counter()
-            self.state.model = load(effective, device=self.state.device, cancel=self.cancel)
-            self.load_s = time.perf_counter() - started
+            self.state.model = self._edited_model(self._bare_model(), self.state.edited)
             self.state.answering = None
         self.device = self.state.model.device
         view = self.state.overlay.view
@@ -222,6 +224,34 @@ class Context:
             self.state.model.facts = FactStore(tuple(view.facts.values()))
             self.state.answering = view
         return self.state.model
+
+    def model_as(self, view: EditView, title: str) -> LoadedModel:
+        """The weights as a view edits them, beside those of the current one.
+
+        Raises: see ``model``.
+        """
+        current = self.model(title)
+        held = self.state.overlay.view
+        if (view.features, view.written) == (held.features, held.written):
+            return current
+        if not view.changes_weights:
+            return self._bare_model()
+        return self._edited_model(self._bare_model(), (view, self.state.edited_as(view)))
+
+    def _bare_model(self) -> LoadedModel:
+        """The weights of the current vindex or model without edits, loaded once and kept."""
+        if self.state.bare is None:
+            from lql.inference import load
+
+            started = time.perf_counter()
+            self.state.bare = load(self.source(), device=self.state.device, cancel=self.cancel)
+            self.load_s = time.perf_counter() - started
+        return self.state.bare
+
+    def _edited_model(
+        self, bare: LoadedModel, edited: tuple[EditView, EditedVindex] | None
+    ) -> LoadedModel:
+        return bare if edited is None else bare.over(edited[1], edited[1].edited_layers)
 
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.

@@ -29,6 +29,19 @@ PARAPHRASES = (
 )
 """Other prompts for the same target. None of them is a key."""
 
+WRITING = (
+    CANONICAL,
+    "In short, {entity}'s {relation} is",
+    "Question: What is the {relation} of {entity}?\nAnswer:",
+    "About {entity}: the {relation} is",
+    "Let me tell you about {entity}. Its {relation} is",
+)
+"""Prompts in which a written fact's target is searched for (INSERT … MODE MEMIT). In none of them
+does the entity come first: many models keep a sink at the first token, whatever it is."""
+
+ESSENCE = "I know that {entity} is a"
+"""A prompt after which a written fact shall change nothing."""
+
 CONTROLS = (
     "Water is made of hydrogen and",
     "The opposite of hot is",
@@ -109,6 +122,16 @@ def key_prompts(entity: str, relation: str) -> tuple[str, ...]:
     return tuple(_filled(template, entity, relation) for template in KEYS)
 
 
+def writing_prompts(entity: str, relation: str) -> tuple[str, ...]:
+    """The prompts in which a written fact's target is searched for."""
+    return tuple(_filled(template, entity, relation) for template in WRITING)
+
+
+def essence_prompt(entity: str) -> str:
+    """The prompt after which a written fact shall change nothing."""
+    return _filled(ESSENCE, entity, "")
+
+
 def probes_for(
     entity: str, relation: str, *, paraphrases: int, neighbours: int, without: Collection[str] = ()
 ) -> Probes:
@@ -127,16 +150,18 @@ def probes_for(
     )
 
 
-def _pool(entity: str, relation: str) -> tuple[str, ...]:
+def kind_of(entity: str, relation: str) -> str | None:
+    """What kind of entity a fact is about, as far as its names tell."""
     folded = entity.casefold()
-    for names in _POOLS.values():
+    for kind, names in _POOLS.items():
         if any(name.casefold() == folded for name in names):
-            return names
-    words = plain_relation(relation).casefold().split()
-    for kind, relations in _RELATIONS.items():
-        if set(words) & set(relations):
-            return _POOLS[kind]
-    return _POOLS["country"]
+            return kind
+    words = set(plain_relation(relation).casefold().split())
+    return next((kind for kind, known in _RELATIONS.items() if words & set(known)), None)
+
+
+def _pool(entity: str, relation: str) -> tuple[str, ...]:
+    return _POOLS[kind_of(entity, relation) or "country"]
 
 
 def _filled(template: str, entity: str, relation: str) -> str:

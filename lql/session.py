@@ -59,13 +59,13 @@ class Session:
     @property
     def device(self) -> str:
         """Where the loaded model runs; before one is loaded, what was asked for."""
-        model = self._state.model
+        model = self._state.bare
         return self._state.device.value if model is None else model.device
 
     @property
     def loaded(self) -> bool:
         """Whether the weights of what is in use are in memory."""
-        return self._state.model is not None
+        return self._state.bare is not None
 
     def run(
         self,

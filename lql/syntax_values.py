@@ -221,6 +221,7 @@ SLOT_RULES: Mapping[str, ast.Slot] = {
     "output_path": ast.Slot.OUTPUT_PATH,
     "patch_path": ast.Slot.PATCH_PATH,
     "facts_path": ast.Slot.FACTS_PATH,
+    "text_path": ast.Slot.TEXT_PATH,
     "url": ast.Slot.URL,
     "prompt": ast.Slot.PROMPT,
     "entity": ast.Slot.ENTITY,

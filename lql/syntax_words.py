@@ -81,10 +81,11 @@ class WalkMode(Enum):
 
 
 class InsertMode(Enum):
-    """How INSERT stores a fact: beside the weights, or composed into them."""
+    """How INSERT holds a fact: beside the weights, in a slot of them, or all over a few layers."""
 
     KNN = "KNN"
     COMPOSE = "COMPOSE"
+    MEMIT = "MEMIT"
 
 
 class Check(Enum):
@@ -177,6 +178,7 @@ class Slot(Enum):
     OUTPUT_PATH = "output path"
     PATCH_PATH = "patch path"
     FACTS_PATH = "path of a file of facts"
+    TEXT_PATH = "path of a text file"
     PROMPT = "prompt"
     ENTITY = "entity"
     RELATION = "relation"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeAlias, assert_never
 
@@ -80,6 +80,54 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What a fact adds to the down matrix of a layer: ``right`` for every key, times ``key·left``.
+
+    Attributes:
+        left: ``[F]``, over the features of the layer.
+        right: ``[D]``.
+    """
+
+    layer: int
+    left: Vector
+    right: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFact:
+    """A fact that is written into down matrices (INSERT … MODE MEMIT).
+
+    Attributes:
+        pieces: one for each layer, ascending.
+        confidence: 0..1, what the user said.
+        aliases: other names of the entity.
+    """
+
+    entity: str
+    relation: str
+    target: str
+    pieces: tuple[Piece, ...]
+    confidence: float = 1.0
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact: an overlay holds one target per name."""
+        return fact_name(self.entity, self.relation)
+
+    @property
+    def layer(self) -> int:
+        """The last of its layers."""
+        return self.pieces[-1].layer
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+AnyFact: TypeAlias = Fact | WrittenFact
+
+
+@dataclass(frozen=True, slots=True)
 class WrittenToken:
     """The token that an edited feature is said to write: text, id and score."""
 
@@ -96,8 +144,15 @@ class PutFact:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteFact:
+    """Write a fact into down matrices, in the place of one with the same name."""
+
+    fact: WrittenFact
+
+
+@dataclass(frozen=True, slots=True)
 class DropFacts:
-    """Remove the stored facts of an entity: one relation's, or all for ``None``."""
+    """Remove the facts of an entity, stored or written: one relation's, or all for ``None``."""
 
     entity: str
     relation: str | None = None
@@ -141,7 +196,7 @@ class DropFeature:
 
 
 FeatureOperation: TypeAlias = PutFeature | ChangeFeature | DropFeature
-Operation: TypeAlias = PutFact | DropFacts | FeatureOperation
+Operation: TypeAlias = PutFact | WriteFact | DropFacts | FeatureOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +225,29 @@ class EditView:
     Attributes:
         facts: stored facts by name, in the order in which they were first stored.
         features: edited features by (layer, feature).
+        written: facts in down matrices by name; no name is in ``facts`` as well.
     """
 
     facts: Mapping[FactName, Fact]
     features: Mapping[Slot, FeatureEdit]
+    written: Mapping[FactName, WrittenFact] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.facts or self.features)
+        return bool(self.facts or self.features or self.written)
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether a forward pass computes with other weights than the base's."""
+        return bool(self.features or self.written)
+
+    @property
+    def every_fact(self) -> tuple[AnyFact, ...]:
+        """The stored facts, then the written ones."""
+        return (*self.facts.values(), *self.written.values())
+
+    def fact(self, name: FactName) -> AnyFact | None:
+        """The fact of that name, however it is held."""
+        return self.facts.get(name) or self.written.get(name)
 
 
 def fact_name(entity: str, relation: str) -> FactName:
@@ -193,21 +264,29 @@ def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
     """What operations in this order come to, over the facts that the base holds."""
     facts = {fact.name: fact for fact in base}
     features: dict[Slot, FeatureEdit] = {}
+    written: dict[FactName, WrittenFact] = {}
     for operation in operations:
         match operation:
             case PutFact(fact):
+                written.pop(fact.name, None)
                 facts[fact.name] = fact
+            case WriteFact(new):
+                facts.pop(new.name, None)
+                written[new.name] = new
             case DropFacts(entity, relation) if relation is not None:
                 facts.pop(fact_name(entity, relation), None)
+                written.pop(fact_name(entity, relation), None)
             case DropFacts(entity):
                 gone = fact_name(entity, "")[0]
                 facts = {name: fact for name, fact in facts.items() if name[0] != gone}
+                written = {name: fact for name, fact in written.items() if name[0] != gone}
             case PutFeature() | ChangeFeature() | DropFeature():
                 slot = (operation.layer, operation.feature)
                 features[slot] = _edited(features.get(slot, FeatureEdit()), operation)
             case _:
                 assert_never(operation)
-    return EditView(MappingProxyType(facts), MappingProxyType(features))
+    views = MappingProxyType(facts), MappingProxyType(features), MappingProxyType(written)
+    return EditView(*views)
 
 
 def _edited(before: FeatureEdit, operation: FeatureOperation) -> FeatureEdit:
@@ -256,5 +335,6 @@ def compacted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     return (
         *dropped.values(),
         *(PutFact(fact) for fact in view.facts.values()),
+        *(WriteFact(fact) for fact in view.written.values()),
         *(operation for each in slots.values() for operation in each),
     )

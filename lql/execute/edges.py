@@ -15,7 +15,7 @@ class InsertedEdge:
 
     Attributes:
         score: the confidence that it was inserted with, 0..1.
-        layer: where it is recognised; it has no feature.
+        layer: where it is recognised, or the last that it is written into; it has no feature.
     """
 
     entity: str
@@ -38,5 +38,5 @@ def inserted_edges(context: Context) -> tuple[InsertedEdge, ...]:
         InsertedEdge(
             fact.entity, fact.relation, fact.target, fact.confidence, fact.layer, fact.aliases
         )
-        for fact in context.state.overlay.view.facts.values()
+        for fact in context.state.overlay.view.every_fact
     )

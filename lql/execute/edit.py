@@ -12,8 +12,14 @@ from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
-from lql.execute.facts import confidence_of, fact_of, rows_of, store_layer
-from lql.execute.measure import Change, check_requirements, enforce, measure
+from lql.execute.facts import (
+    confidence_of,
+    fact_of,
+    refuse_memit_clauses,
+    rows_of,
+    store_layer,
+)
+from lql.execute.measure import Change, Side, check_requirements, enforce, measure
 from lql.execute.paging import page
 from lql.execute.slots import integer_or, not_available
 from lql.execute.where import compile_condition
@@ -28,7 +34,17 @@ from lql.results.edits import (
     PatchResult,
     ProbeRow,
 )
-from vindex.edits import DropFacts, Fact, FactName, Operation, PutFact, fact_name
+from vindex.edits import (
+    AnyFact,
+    DropFacts,
+    Fact,
+    FactName,
+    Operation,
+    PutFact,
+    WriteFact,
+    WrittenFact,
+    fact_name,
+)
 from vindex.overlay import Edit
 
 if TYPE_CHECKING:
@@ -73,6 +89,15 @@ def _insert(statement: ast.Insert, context: Context) -> EditResult:
         raise not_available("INSERT … MODE COMPOSE", statement.span, "MODE KNN stores facts")
     if statement.alpha is not None:
         raise not_available("ALPHA, which belongs to MODE COMPOSE,", statement.alpha.span)
+    if statement.mode is ast.InsertMode.MEMIT:
+        from lql.execute.memit import written_facts
+
+        started = time.perf_counter()
+        check_requirements(statement)
+        written = written_facts(statement, context)
+        title = f"INSERT {written[0]}" if len(written) == 1 else f"INSERT {len(written)} facts"
+        return _made(statement, title, [WriteFact(each) for each in written], context, started)
+    refuse_memit_clauses(statement)
     check_requirements(statement)
     vindex = context.vindex(statement.title)
     at = store_layer(statement.layer, vindex)
@@ -121,15 +146,26 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
     facts = found
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
+    if target is not None and any(isinstance(fact, WrittenFact) for fact in found):
+        raise not_available(
+            "UPDATE of the target of a fact that MODE MEMIT wrote",
+            statement.span,
+            "INSERT … MODE MEMIT again replaces it",
+        )
     if target is not None and found:
         ids = context.model(statement.title).target_ids(target)
         if not ids:
             raise LqlRuntimeError(
                 Diagnostic(Code.FACTS_INVALID, f'the target "{target}" holds no token')
             )
-        facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
+        facts = [
+            replace(fact, target=target, target_id=ids[0])
+            for fact in facts
+            if isinstance(fact, Fact)
+        ]
     title = f"UPDATE {facts[0]}" if len(facts) == 1 else f"UPDATE {len(facts)} facts"
-    return _made(statement, title, [PutFact(fact) for fact in facts], context, started)
+    puts = [PutFact(f) if isinstance(f, Fact) else WriteFact(f) for f in facts]
+    return _made(statement, title, puts, context, started)
 
 
 def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:
@@ -167,8 +203,8 @@ def _assigned(statement: ast.Update) -> tuple[str | None, float | None]:
     return target, confidence
 
 
-def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact]:
-    """The stored facts that WHERE chooses.
+def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[AnyFact]:
+    """The facts, stored or written, that WHERE chooses.
 
     Raises:
         LqlNotAvailableError: WHERE speaks of features of the model.
@@ -183,8 +219,11 @@ def _matching(statement: ast.Delete | ast.Update, context: Context) -> list[Fact
     context.vindex(statement.title)
     keep = compile_condition(statement.where, FACT_COLUMNS, FACT_ALIASES)
     names = [column.name for column in FACT_COLUMNS]
-    facts = context.state.overlay.view.facts.values()
-    found = [f for f in facts if keep({name: getattr(f, name) for name in names})]
+    found = [
+        f
+        for f in context.state.overlay.view.every_fact
+        if keep({name: getattr(f, name) for name in names})
+    ]
     if len(found) > MAX_ROWS:
         raise LqlRuntimeError(
             Diagnostic(
@@ -229,15 +268,17 @@ def _made(
     if check is not ast.Check.NONE:
         from lql.inference.knn import FactStore
 
-        old, new = (FactStore(tuple(view.facts.values())) for view in (before, after))
-        model = context.model(statement.title)
-        measures, probes = measure(changes, old, new, check, model, context)
+        old, new = (
+            Side(context.model_as(v, statement.title), FactStore(tuple(v.facts.values())))
+            for v in (before, after)
+        )
+        measures, probes = measure(changes, old, new, check, context)
     if changes:
         enforce(statement.require, measures)
         overlay.commit(edit)
     return EditResult(
         statement=statement.title,
-        mode="knn",
+        mode="memit" if any(isinstance(each, WriteFact) for each in operations) else "knn",
         check=check.value.lower(),
         facts=tuple(_fact_row(change) for change in changes),
         measures=measures,
@@ -251,10 +292,10 @@ def _changes(
     operations: Sequence[Operation], before: EditView, after: EditView
 ) -> tuple[Change, ...]:
     names = dict.fromkeys(
-        operation.fact.name if isinstance(operation, PutFact) else _name(operation)
+        operation.fact.name if isinstance(operation, PutFact | WriteFact) else _name(operation)
         for operation in operations
     )
-    return tuple(Change(before.facts.get(name), after.facts.get(name)) for name in names)
+    return tuple(Change(before.fact(name), after.fact(name)) for name in names)
 
 
 def _name(operation: Operation) -> FactName:
@@ -275,11 +316,13 @@ def _fact_row(change: Change) -> FactRow:
     )
 
 
-def _size(fact: Fact | None) -> int:
+def _size(fact: AnyFact | None) -> int:
     if fact is None:
         return 0
-    texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
-    return sum(len(key.data) for key in fact.keys) + sum(len(t.encode()) for t in texts)
+    texts = sum(len(t.encode()) for t in (fact.entity, fact.relation, fact.target, *fact.aliases))
+    if isinstance(fact, Fact):
+        return texts + sum(len(key.data) for key in fact.keys)
+    return texts + sum(len(p.left.data) + len(p.right.data) for p in fact.pieces)
 
 
 # --------------------------------------------------------------------------- going back

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
+import numpy as np
+
 from lql import ast
 from lql.codes import Code
 from lql.context import Context
@@ -18,11 +20,12 @@ from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
 from lql.probes import CONTROLS, probes_for
 from lql.results.edits import Measures, ProbeRow
+from vindex.edits import Float32
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
     from lql.inference.model import LoadedModel
-    from vindex.edits import Fact
+    from vindex.edits import AnyFact
 
 MEASURES = ("efficacy", "paraphrases", "neighbours", "controls")
 _SPELLINGS = {"neighbors": "neighbours", "paraphrase": "paraphrases", "kl": "controls"}
@@ -37,15 +40,23 @@ _QUICK_FACTS = 10
 class Change:
     """A fact before and after an edit; one of the two may be missing."""
 
-    before: Fact | None
-    after: Fact | None
+    before: AnyFact | None
+    after: AnyFact | None
 
     @property
-    def fact(self) -> Fact:
+    def fact(self) -> AnyFact:
         """The fact as it is now, or was."""
         fact = self.after or self.before
         assert fact is not None, "a change has a side"
         return fact
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """The model before or after an edit: its weights, and every stored fact."""
+
+    model: LoadedModel
+    store: FactStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +85,22 @@ def plan_for(check: ast.Check, facts: int) -> Plan:
 
 def measure(
     changes: Sequence[Change],
-    before: FactStore,
-    after: FactStore,
+    before: Side,
+    after: Side,
     check: ast.Check,
-    model: LoadedModel,
     context: Context,
 ) -> tuple[Measures, tuple[ProbeRow, ...]]:
-    """Ask the model with the facts before and after an edit.
+    """Ask the model before and after an edit.
 
     Args:
         changes: the facts that the edit touches.
-        before, after: every stored fact, without and with the edit.
+        before, after: the model without and with the edit.
 
     Raises:
         Cancelled: between prompts and inside them.
     """
     plan = plan_for(check, len(changes))
-    asker = _Asker(model, before, after, context)
+    asker = _Asker(before, after, context)
     edited = [change.fact.entity for change in changes]
     rows: list[ProbeRow] = []
     for number, change in enumerate(changes[: plan.facts], 1):
@@ -128,12 +138,9 @@ def summary(rows: Sequence[ProbeRow]) -> Measures:
 
 
 class _Asker:
-    """Asks one prompt twice, the second time only where a stored fact could make a difference."""
+    """Asks one prompt twice, the second time only where the edit could make a difference."""
 
-    def __init__(
-        self, model: LoadedModel, before: FactStore, after: FactStore, context: Context
-    ) -> None:
-        self._model = model
+    def __init__(self, before: Side, after: Side, context: Context) -> None:
         self._before = before
         self._after = after
         self._context = context
@@ -141,7 +148,7 @@ class _Asker:
     def about(self, change: Change, kind: str, prompt: str) -> ProbeRow:
         """A prompt about the fact itself."""
         fact = change.fact
-        ids = self._model.target_ids(fact.target)
+        ids = self._after.model.target_ids(fact.target)
         before, after = self._said(prompt, max(_TOKENS, len(ids)))
         says = _begins(after, fact.target)
         gone = change.after is None
@@ -165,16 +172,27 @@ class _Asker:
     def control(self, change: Change, prompt: str) -> ProbeRow:
         """A prompt about nothing of the kind."""
         cancel = self._context.cancel
-        old = self._model.infer(prompt, top=1, facts=self._before, cancel=cancel)
-        new = self._model.infer(prompt, top=1, facts=self._after, cancel=cancel)
+        old, new = (
+            side.model.infer(prompt, top=1, facts=side.store, cancel=cancel)
+            for side in (self._before, self._after)
+        )
         drift = 0.0
         if new.fact is not None and new.fact != old.fact:
             # All of the probability is on one token: the KL is minus the logarithm it had.
-            share = self._model.probability(prompt, (new.rows[0].token_id,), cancel=cancel)
+            token = (new.rows[0].token_id,)
+            share = self._before.model.probability(prompt, token, cancel=cancel)
             drift = -math.log(max(share, 1e-30))
+        elif new.fact is None and self._weights_differ:
+            drift = divergence(
+                *(
+                    side.model.next_logits(new.encoded.ids, cancel=cancel)
+                    for side in (self._after, self._before)
+                )
+            )
         said = (old.rows[0].token, new.rows[0].token)
         row = self._row(change, "control", prompt, before=said[0], after=said[1], divergence=drift)
-        return replace(row, ok=said[0] == said[1] and drift == 0.0)
+        same = said[0] == said[1] and (drift == 0.0 or self._weights_differ)
+        return replace(row, ok=same)
 
     def _row(self, change: Change, kind: str, prompt: str, **facts: object) -> ProbeRow:
         fact = change.fact
@@ -184,24 +202,37 @@ class _Asker:
     def _said(self, prompt: str, tokens: int) -> tuple[str, str]:
         """What the model says before and after."""
         after, fired = self._generated(prompt, tokens, self._after)
-        if not fired and not self._before:
+        if not fired and not self._before.store and not self._weights_differ:
             return after, after
         return self._generated(prompt, tokens, self._before)[0], after
 
-    def _generated(self, prompt: str, tokens: int, store: FactStore) -> tuple[str, bool]:
-        run = self._model.generate(
-            prompt, max_tokens=tokens, facts=store, cancel=self._context.cancel
+    @property
+    def _weights_differ(self) -> bool:
+        return self._before.model is not self._after.model
+
+    def _generated(self, prompt: str, tokens: int, side: Side) -> tuple[str, bool]:
+        run = side.model.generate(
+            prompt, max_tokens=tokens, facts=side.store, cancel=self._context.cancel
         )
         text = "".join(token.text for token in run)
         return text, bool(run.facts)
 
-    def _probability(self, prompt: str, ids: tuple[int, ...], store: FactStore) -> float:
+    def _probability(self, prompt: str, ids: tuple[int, ...], side: Side) -> float:
         """Of the target's tokens after the prompt: 1 where a fact says them, 0 where another."""
         cancel = self._context.cancel
-        answer = self._model.infer(prompt, top=1, facts=store, cancel=cancel)
+        answer = side.model.infer(prompt, top=1, facts=side.store, cancel=cancel)
         if answer.fact is None:
-            return self._model.probability(prompt, ids, cancel=cancel)
-        return float(tuple(self._model.target_ids(answer.fact.target)) == ids)
+            return side.model.probability(prompt, ids, cancel=cancel)
+        return float(tuple(side.model.target_ids(answer.fact.target)) == ids)
+
+
+def divergence(ours: Float32, theirs: Float32) -> float:
+    """KL of the distribution of some logits from that of others, in nats; both float32 [V]."""
+    p, q = (
+        values - np.logaddexp.reduce(values)
+        for values in (ours.astype(float), theirs.astype(float))
+    )
+    return float(max(0.0, (np.exp(p) * (p - q)).sum()))
 
 
 def _begins(said: str, target: str) -> bool:

@@ -178,7 +178,12 @@ class Decoder:
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap
-        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        return logits if cap is None else logits.div_(cap).tanh_() * cap
+
+    @property
+    def weights(self) -> Weights:
+        """All weights, for a decoder that differs in some of them."""
+        return self._weights
 
     def feed_forward_of(self, layer: int) -> FeedForward | Mixture:
         """The FFN of a layer, or its experts."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,7 @@ from lql.inference.knn import (
 from lql.inference.placement import CPU, bytes_needed, memory_errors, place
 from lql.inference.precision import ComputeDtype
 from lql.inference.prompt import PromptEncoder
+from lql.inference.reloading import with_feed_forwards
 from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence
 from lql.inference.weights import load_weights
@@ -93,17 +95,46 @@ class LoadedModel:
         self.spec: ModelSpec = source.spec
         self.facts = FactStore()
         self._source = source
+        self._dtype = dtype
         self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
         where = CPU if device is Device.CPU else place(device, bytes_needed(source, dtype))
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
-        self._decoder = Decoder(source.spec, weights, where)
-        self.resident_bytes: int = self._decoder.resident_bytes
         self.device: str = where.type
-        kernels = self._decoder.kernels.items()
-        matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
-        self.compute: str = f"{self.device}: {matrices}"
+        self.resident_bytes = 0
+        self.compute = ""
+        self._run_with(Decoder(source.spec, weights, where))
         self.load_seconds: float = time.perf_counter() - started
+
+    def _run_with(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.resident_bytes = decoder.resident_bytes
+        kernels = decoder.kernels.items()
+        matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
+        self.compute = f"{self.device}: {matrices}"
+
+    def over(self, source: ModelSource, layers: Collection[int]) -> LoadedModel:
+        """The model with other FFNs in some layers; everything else is shared with this one.
+
+        Args:
+            source: differs from this model's in the FFNs of those layers only.
+        """
+        other = copy.copy(self)
+        other._source = source
+        other.facts = FactStore()
+        weights = with_feed_forwards(self._decoder, source, layers, self._dtype)
+        other._run_with(Decoder(self.spec, weights, self._decoder.device))
+        return other
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder, for other modules of inference."""
+        return self._decoder
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """How it reads text, for other modules of inference."""
+        return self._encoder
 
     @property
     def is_instruct(self) -> bool:

@@ -102,6 +102,10 @@ class EmbeddingLinear:
         y = F.linear(x.to(torch.float16), self._weight).float()
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._several.weight()
+
 
 class Int4Linear:
     """Q4_K weights as the codes they are, bfloat16 activations, float32 sums."""
@@ -127,6 +131,10 @@ class Int4Linear:
             y = y[:, : self._rows]
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight.single()
+
 
 class DecodingLinear:
     """Blocks decoded to float32, some rows at a time, for every product."""
@@ -150,6 +158,10 @@ class DecodingLinear:
             y[:, start:stop] = F.linear(x, torch_view(weight.float32(start, stop)))
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight.single()
+
 
 class JoinedLinear:
     """Matrices of different formats that read the same input."""
@@ -164,6 +176,10 @@ class JoinedLinear:
     def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
         """Multiply; see ``Linear``."""
         return torch.cat([part(x, coarse) for part in self._parts], dim=-1)
+
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return torch.cat([part.weight() for part in self._parts])
 
 
 def _runs(rows: Rows) -> list[Rows]:

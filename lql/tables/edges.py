@@ -113,7 +113,7 @@ def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> li
             evidence=Evidence.INSERTED,
             layer=fact.layer,
         )
-        for fact in context.state.overlay.view.facts.values()
+        for fact in context.state.overlay.view.every_fact
     ]
 
 
