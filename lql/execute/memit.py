@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 _METHOD = "own text 1"
 _MAX_TEXT = 64 << 20
+_LIKELY = 0.2
+"""A target that the search leaves below this probability is told of."""
+
 _GUARDS = 18
-"""Other entities of the fact's kind whose keys are kept."""
+"""Other entities of the fact's kind whose keys are kept as they are."""
 
 
 def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
@@ -56,16 +59,19 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
     model = _model_without(rows, statement, context)
     layers = _layers(statement, vindex, model.spec)
     writer = Writer(model, layers)
-    wishes = [_wish(row, writer, model) for row in rows]
+    wishes = [wish_of(row, writer, model) for row in rows]
     moments = _moments(statement, layers, vindex, context)
-    guards = _guards(rows, writer, context)
-    pieces = writer.write(wishes, guards, moments, cancel=context.cancel)
-    for row, chance in zip(rows, writer.probabilities, strict=True):
-        if chance < 0.5:
+    found = []
+    for number, (row, wish) in enumerate(zip(rows, wishes, strict=True), 1):
+        context.cancel.check(f"fact {number}/{len(rows)}")
+        found.append(writer.find(wish, context.cancel))
+        if found[-1].first[0] < _LIKELY:
             context.note(
                 f"{row.entity} —{row.relation}→ {row.target}: no change was found that makes the "
-                f"target likely in every sentence (least probability {chance:.2g})"
+                f"target likely (probability {found[-1].first[0]:.2g})"
             )
+    guards = guards_of(rows, context.state.overlay.view.written.values(), writer)
+    pieces = writer.write(found, guards, moments, cancel=context.cancel)
     return [
         WrittenFact(
             row.entity,
@@ -123,7 +129,14 @@ def _layers(statement: ast.Insert, vindex: Vindex, spec: ModelSpec) -> tuple[int
     return tuple(chosen)
 
 
-def _wish(row: Row, writer: Writer, model: LoadedModel) -> Wish:
+def wish_of(row: Row, writer: Writer, model: LoadedModel) -> Wish:
+    """A row as the search takes it.
+
+    Raises:
+        LqlRuntimeError: the target is no token.
+    """
+    from lql.inference.memit import Wish
+
     target = model.target_ids(row.target)
     if not target:
         raise LqlRuntimeError(
@@ -134,10 +147,13 @@ def _wish(row: Row, writer: Writer, model: LoadedModel) -> Wish:
         for name in (row.entity, *row.aliases)
         for prompt in writing_prompts(name, row.relation)
     ]
-    return writer.wish(sentences, writer.sentence(essence_prompt(row.entity), row.entity), target)
+    essence = writer.sentence(essence_prompt(row.entity), row.entity)
+    return Wish(tuple(sentences), essence, target)
 
 
-def _guards(rows: Sequence[Row], writer: Writer, context: Context) -> list[Sentence]:
+def guards_of(
+    rows: Sequence[Row], written: Iterable[WrittenFact], writer: Writer
+) -> list[Sentence]:
     """What shall stay: the same sentences about others, and what was written before."""
     kinds = catalogue().kinds
     edited = {row.entity.casefold() for row in rows}
@@ -151,8 +167,8 @@ def _guards(rows: Sequence[Row], writer: Writer, context: Context) -> list[Sente
         others = [name for name in names if name.casefold() not in edited][:_GUARDS]
         found |= dict.fromkeys((name, row.relation) for name in others)
     own = {fact_name(row.entity, row.relation) for row in rows}
-    for name, fact in context.state.overlay.view.written.items():
-        if name not in own:
+    for fact in written:
+        if fact.name not in own:
             found[fact.entity, fact.relation] = None
     return [
         writer.sentence(prompt, entity)

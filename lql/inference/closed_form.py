@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 _RIDGE = 1e-4
-"""Of the mean of A's diagonal: directions that no text of the sample used are not free either."""
+"""Of the mean of C's diagonal: directions that no text of the sample used are not free either."""
 
 
 def solve(
@@ -44,9 +44,9 @@ def solve(
         float32 [F, N]: a key k gives ``k @ left @ R`` more, R float32 [N, D].
     """
     a = moments.double() * weight
+    a.diagonal().add_(_RIDGE * float(a.diagonal().mean()))
     p = guarded.double()
     a.addmm_(p.T, p, alpha=guard)
-    a.diagonal().add_(_RIDGE * float(a.diagonal().mean()))
     k = keys.double().T  # [F, M]
     q = torch.cholesky_solve(k, torch.linalg.cholesky(a))  # A⁻¹ K
     inner = torch.eye(k.shape[1], dtype=torch.float64) + k.T @ q

@@ -71,14 +71,14 @@ class Settings:
         guard: how much other subjects of the same sentences count.
     """
 
-    steps: int = 25
-    rate: float = 0.15
+    steps: int = 18
+    rate: float = 0.25
     enough: float = 0.9
     kl: float = 0.0625
-    decay: float = 0.02
-    limit: float = 6.0
+    decay: float = 0.01
+    limit: float = 8.0
     weight: float = 30.0
-    guard: float = 10.0
+    guard: float = 1.0
 
 
 DEFAULTS = Settings()
@@ -93,12 +93,14 @@ class Found:
         keys: of each layer the keys of all sentences, float32 [M, F].
         owners: the fact of each key, int64 [M].
         probabilities: of each fact's target, the least of its sentences.
+        first: the same in its first sentence.
     """
 
     vectors: Mapping[int, Tensor]
     keys: Mapping[int, Tensor]
     owners: Tensor
     probabilities: tuple[float, ...]
+    first: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -266,9 +268,11 @@ def search(
     with torch.no_grad():
         vectors = added(best)
         unscaled = scale.clone()
-        tree.run(vectors, see)
+        whole, _ = tree.run(vectors, see)
         scale.copy_(unscaled)
-    return Found(vectors, keys, tree.owners, tuple(least.tolist()))
+    chances = whole.exp().tolist()
+    first = tuple(chances[tree.owners.tolist().index(number)] for number in range(count))
+    return Found(vectors, keys, tree.owners, tuple(least.tolist()), first)
 
 
 class _Adam:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lql.cancel import CancelToken
 from lql.inference.closed_form import solve
 from lql.inference.gradients import traced
-from lql.inference.memit import DEFAULTS, Sentence, Settings, Wish, search
+from lql.inference.memit import DEFAULTS, Found, Sentence, Settings, Wish, search
 from lql.inference.model import LoadedModel
 from lql.inference.packed import PackedSequence
 from lql.inference.statistics import KeyRecorder
@@ -20,8 +20,8 @@ from lql.inference.tree import TokenTree
 
 Floats = npt.NDArray[np.float32]
 
-_AT_ONCE = 8
-"""Facts that are searched for together: enough for full products, few enough for little memory."""
+_READ_AT_ONCE = 64
+"""Guarding sentences that are read in one pass."""
 
 
 def default_layers(count: int) -> tuple[int, ...]:
@@ -29,16 +29,16 @@ def default_layers(count: int) -> tuple[int, ...]:
 
     Measured on SmolLM2-135M (30 layers, 5-8); see ``tests/bench/edits.py``.
     """
-    first = min(round(count / 6), max(count - 4, 0))
-    return tuple(range(first, min(first + 4, count)))
+    last = max(count - 1, 1)  # nobody reads what the last layer says at the subject
+    first = min(round(count / 6), max(last - 4, 0))
+    return tuple(range(first, min(first + 4, last)))
 
 
 class Writer:
     """Writes facts into some layers of a model.
 
     Attributes:
-        probabilities: after ``write``, of each fact's target in the search: the least of its
-            sentences.
+        model, layers: see the arguments.
 
     Args:
         model: as it is before.
@@ -48,38 +48,40 @@ class Writer:
     def __init__(
         self, model: LoadedModel, layers: Sequence[int], settings: Settings = DEFAULTS
     ) -> None:
-        self._model = model
-        self._layers = tuple(layers)
+        self.model = model
+        self.layers = tuple(layers)
         self._settings = settings
-        self.probabilities: tuple[float, ...] = ()
+        self._traced = traced(model.decoder)
 
     def sentence(self, text: str, entity: str) -> Sentence:
         """A prompt about an entity; its last mention is what the prompt is about."""
         end = text.rindex(entity) + len(entity)
-        ids = self._model.encoder.ids(text)
-        spans = self._model.encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+        ids = self.model.encoder.ids(text)
+        spans = self.model.encoder.tokenizer.encode(text, add_special_tokens=False).offsets
         after = sum(start >= end for start, stop in spans if stop > start)
         return Sentence(tuple(ids), len(ids) - after - 1)
 
-    def wish(
-        self, sentences: Sequence[Sentence], essence: Sentence, target: tuple[int, ...]
-    ) -> Wish:
-        """A fact to write."""
-        return Wish(tuple(sentences), essence, target)
+    def find(self, wish: Wish, cancel: CancelToken | None = None) -> Found:
+        """What a fact needs, whatever is written beside it.
+
+        Raises:
+            Cancelled: between layers of a pass.
+        """
+        return search(self._traced, [wish], self.layers, self._settings, cancel)
 
     def write(
         self,
-        wishes: Sequence[Wish],
+        found: Sequence[Found],
         guards: Sequence[Sentence],
         moments: Mapping[int, Tensor],
         *,
         cancel: CancelToken | None = None,
     ) -> list[list[tuple[int, Floats, Floats]]]:
-        """What each fact adds to each layer's down matrix.
+        """What each fact adds to each layer's down matrix, solved together.
 
         Args:
-            wishes: the facts, solved together.
-            guards: sentences whose subjects' keys shall give what they gave.
+            found: what each fact needs.
+            guards: sentences whose keys, the first token's aside, shall give what they gave.
             moments: C of each layer, float32 [F, F].
 
         Returns:
@@ -88,52 +90,39 @@ class Writer:
         Raises:
             PromptTooLong, Cancelled
         """
-        decoder = traced(self._model.decoder)
-        found = []
-        for start in range(0, len(wishes), _AT_ONCE):
-            if cancel is not None:
-                cancel.check(f"fact {start + 1}/{len(wishes)}")
-            some = wishes[start : start + _AT_ONCE]
-            found.append(search(decoder, some, self._layers, self._settings, cancel))
-        self.probabilities = tuple(each for part in found for each in part.probabilities)
-        counts = [len(part.probabilities) for part in found]
-        starts = np.cumsum([0, *counts[:-1]])
-        owners = torch.cat([part.owners + int(at) for part, at in zip(found, starts, strict=True)])
+        owners = torch.cat([each.owners + number for number, each in enumerate(found)])
         kept = self._keys(guards, cancel)
-        pieces: list[list[tuple[int, Floats, Floats]]] = [[] for _ in wishes]
-        for layer in self._layers:
+        pieces: list[list[tuple[int, Floats, Floats]]] = [[] for _ in found]
+        for layer in self.layers:
             left = solve(
-                torch.cat([part.keys[layer] for part in found]),
+                torch.cat([each.keys[layer] for each in found]),
                 owners,
-                len(wishes),
+                len(found),
                 moments[layer],
                 kept[layer],
                 weight=self._settings.weight,
                 guard=self._settings.guard,
             )
-            right = torch.cat([part.vectors[layer] for part in found])
-            for number, piece in enumerate(pieces):
-                piece.append((layer, left[:, number].numpy(), right[number].numpy()))
+            for number, (piece, each) in enumerate(zip(pieces, found, strict=True)):
+                piece.append((layer, left[:, number].numpy(), each.vectors[layer][0].numpy()))
         return pieces
 
     @torch.inference_mode()
     def _keys(
         self, sentences: Sequence[Sentence], cancel: CancelToken | None
     ) -> Mapping[int, Tensor]:
-        """The keys at the subjects of sentences, float32 [P, F] of each layer."""
-        tree = TokenTree()
-        nodes = sorted({tree.add(each.ids[: each.subject + 1]) for each in sentences})
-        keys: dict[int, Tensor] = {}
-        if not nodes:
-            widths = (self._model.spec.layers[each].ffn.width for each in self._layers)
-            return {
-                each: torch.zeros(0, width)
-                for each, width in zip(self._layers, widths, strict=True)
-            }
+        """The keys of sentences but those of first tokens, float32 [P, F] of each layer."""
+        widths = {each: self.model.spec.layers[each].ffn.width for each in self.layers}
+        keys = {layer: [torch.zeros(0, width)] for layer, width in widths.items()}
+        for start in range(0, len(sentences), _READ_AT_ONCE):
+            tree = TokenTree()
+            for sentence in sentences[start : start + _READ_AT_ONCE]:
+                tree.add(sentence.ids)
+            nodes = [node for node in range(len(tree)) if tree.depth(node)]
 
-        def keep(layer: int, values: Tensor) -> None:
-            keys[layer] = values[nodes].cpu()
+            def keep(layer: int, values: Tensor, nodes: list[int] = nodes) -> None:
+                keys[layer].append(values[nodes].cpu())
 
-        sequence = PackedSequence(self._model.decoder, len(tree), tree)
-        sequence.read(feed_forward=KeyRecorder(self._layers, keep), cancel=cancel)
-        return keys
+            sequence = PackedSequence(self.model.decoder, len(tree), tree)
+            sequence.read(feed_forward=KeyRecorder(self.layers, keep), cancel=cancel)
+        return {layer: torch.cat(parts) for layer, parts in keys.items()}
