@@ -12,7 +12,7 @@ from lql.catalogue import catalogue
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlCapabilityError, LqlRuntimeError
+from lql.errors import LqlCapabilityError, LqlRuntimeError, LqlTypeError
 from lql.execute.facts import Row, confidence_of, rows_of
 from lql.execute.slots import layer, layer_range, not_available, text
 from lql.probes import essence_prompt, kind_of, writing_prompts
@@ -46,7 +46,7 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
     Raises:
         LqlRuntimeError: two targets for one fact, or a target that is no token.
         LqlCapabilityError: a layer that has no down matrix of its own.
-        LqlTypeError: a layer that the model has not.
+        LqlTypeError: a layer that the model has not, or both AT LAYER and AT LAYERS.
     """
     from lql.inference.writing import Writer
 
@@ -109,6 +109,15 @@ def _model_without(rows: Sequence[Row], statement: ast.Insert, context: Context)
 
 def _layers(statement: ast.Insert, vindex: Vindex, spec: ModelSpec) -> tuple[int, ...]:
     """The layers that are written into, ascending."""
+    if statement.layer is not None and statement.layers is not None:
+        raise LqlTypeError(
+            Diagnostic(
+                Code.WRONG_TYPE,
+                "AT LAYER and AT LAYERS exclude each other",
+                span=statement.layers.span,
+                helps=("keep one of the two",),
+            )
+        )
     if statement.layer is not None:
         chosen: Sequence[int] = (layer(statement.layer, spec.num_layers),)
     elif statement.layers is not None:
