@@ -278,7 +278,7 @@ def _made(
         overlay.commit(edit)
     return EditResult(
         statement=statement.title,
-        mode="memit" if any(isinstance(each, WriteFact) for each in operations) else "knn",
+        mode="memit" if any(change.is_written for change in changes) else "knn",
         check=check.value.lower(),
         facts=tuple(_fact_row(change) for change in changes),
         measures=measures,

@@ -20,7 +20,7 @@ from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
 from lql.probes import CONTROLS, probes_for
 from lql.results.edits import Measures, ProbeRow
-from vindex.edits import Float32
+from vindex.edits import Float32, WrittenFact
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
@@ -49,6 +49,11 @@ class Change:
         fact = self.after or self.before
         assert fact is not None, "a change has a side"
         return fact
+
+    @property
+    def is_written(self) -> bool:
+        """Whether one of the two is in the weights."""
+        return any(isinstance(side, WrittenFact) for side in (self.before, self.after))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -45,7 +45,7 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
 
     Raises:
         LqlRuntimeError: two targets for one fact, or a target that is no token.
-        LqlCapabilityError: a layer that has no down matrix of its own.
+        LqlCapabilityError: a layer that has no down matrix of its own, or a model on a GPU.
         LqlTypeError: a layer that the model has not, or both AT LAYER and AT LAYERS.
     """
     from lql.inference.writing import Writer
@@ -57,6 +57,15 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
     rows = rows_of(statement)
     _refuse_two_targets(rows)
     model = _model_without(rows, statement, context)
+    if model.device != "cpu":
+        raise LqlCapabilityError(
+            Diagnostic(
+                Code.UNSUPPORTED,
+                f"MODE MEMIT searches on the processor, and the model is on {model.device}",
+                span=statement.span,
+                helps=("SET device = cpu; brings it back",),
+            )
+        )
     layers = _layers(statement, vindex, model.spec)
     writer = Writer(model, layers)
     wishes = [wish_of(row, writer, model) for row in rows]

@@ -78,7 +78,7 @@ class EditResult(Result):
 
     Attributes:
         statement: ``INSERT``, ``UPDATE`` or ``DELETE``.
-        mode: how the facts are held: ``knn``.
+        mode: how the facts are held: ``knn``, or ``memit`` where one of them is in the weights.
         check: how much was measured: ``none``, ``quick`` or ``full``.
         seconds: wall time of edit and measurement.
         size_bytes: what the edit takes in memory: keys and texts.
