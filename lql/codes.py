@@ -102,6 +102,8 @@ class Code(Enum):
     NO_PICTURE = ("LQL0590", "a result that there is no picture of")
     PICTURE_NOWHERE = ("LQL0591", "PLOT without TO where nothing can show a picture")
 
+    STATISTICS_INVALID = ("LQL0520", "a text for STATISTICS FROM cannot be read")
+
     VINDEX_NOT_FOUND = ("LQL0601", "the path holds no vindex")
     VINDEX_INVALID = ("LQL0602", "a file of the vindex contradicts itself or another")
     VINDEX_INCOMPLETE = ("LQL0603", "the vindex lacks tensors or files")

@@ -35,13 +35,13 @@ class State:
     Attributes:
         source: the current vindex, or the model of USE MODEL.
         loaded: the weights of ``source``, once a statement has needed them.
-        model: those weights with the features of the overlay's view edited.
+        model: those weights with the edits of the current view; ``loaded`` where there are none.
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
         overlay: the edits over ``source``.
-        edited: ``source`` with the feature edits and labels of a view, while that is current.
+        edited: ``source`` with the weight edits and labels of a view, while that is current.
         answering: the view whose facts ``model`` answers with.
         variables: what SET gave names, in lower case; they outlive USE.
         pictures: whoever gets the results can show a picture.
@@ -77,25 +77,29 @@ class State:
             old.close()
 
     def effective(self) -> Vindex | CheckpointSource | None:
-        """The current vindex with its features as they are edited, or the model in use."""
+        """The current vindex with its weights as they are edited, or the model in use."""
         view = self.overlay.view
         known = self.edited
         if known is not None and known[0] is view:
             return known[1]
-        before = None if known is None else known[0]
-        if (before.features if before else {}) != view.features:
+        weights = ({}, {}) if known is None else known[0].weights
+        if weights != view.weights:
             self.model = self.asking = None  # labels do not reach the model
-        if not (view.features or view.labels) or self.source is None:
+        if not (view.changes_weights or view.labels) or self.source is None:
             self.edited = None
             return self.source
-        if before is None or before.features != view.features or before.labels != view.labels:
-            from vindex.edited import EditedVindex
-            from vindex.store import Vindex
-
-            assert isinstance(self.source, Vindex), "only a vindex is edited"
-            self.edited = (view, EditedVindex(self.source, view.features, view.labels))
-        assert self.edited is not None
+        if known is None or (weights, known[0].labels) != (view.weights, view.labels):
+            self.edited = (view, self.edited_as(view))
+        assert self.edited is not None, "it is there, or was just made"
         return self.edited[1]
+
+    def edited_as(self, view: EditView) -> EditedVindex:
+        """The current vindex with its weights as a view edits them."""
+        from vindex.edited import EditedVindex
+        from vindex.store import Vindex
+
+        assert isinstance(self.source, Vindex), "only a vindex is edited"
+        return EditedVindex.of(self.source, view)
 
     def run_on(self, device: Device) -> None:
         """Run models there from now on; weights that are elsewhere are loaded again when needed."""
@@ -223,7 +227,7 @@ class Context:
         source = self.source()
         if isinstance(source, Vindex):
             source.require(ExtractLevel.INFERENCE, title)
-        effective = self.state.effective() or source
+        effective = self.state.effective()
         view = self.state.overlay.view
         if self.state.loaded is None:
             from lql.inference import load
@@ -232,8 +236,7 @@ class Context:
             self.state.loaded = load(source, device=self.state.device, cancel=self.cancel)
             self.load_s = time.perf_counter() - started
         if self.state.model is None:
-            loaded = self.state.loaded
-            self.state.model = loaded.edited(view.features, effective) if view.features else loaded
+            self.state.model = _edited_model(self.state.loaded, view, effective)
             self.state.answering = None
         self.device = self.state.model.device
         if self.state.answering is not view:
@@ -244,25 +247,21 @@ class Context:
         return self.state.model
 
     def model_with(self, view: EditView, title: str) -> LoadedModel:
-        """The model as ``model`` gives it, with the features of another view in place of its own.
+        """The model as ``model`` gives it, with the weights of another view in place of its own.
 
         Its own ``facts`` are those of the view in effect.
         """
         model = self.model(title)
-        if view.features == self.state.overlay.view.features:
+        if view.weights == self.state.overlay.view.weights:
             return model
         assert self.state.loaded is not None, "the model has just been loaded"
-        if not view.features:
+        if not view.changes_weights:
             return self.state.loaded
-        return self.state.loaded.edited(view.features, self.source_with(view))
+        return _edited_model(self.state.loaded, view, self.state.edited_as(view))
 
     def source_with(self, view: EditView) -> EditedVindex:
-        """The current vindex with the features of another view."""
-        from vindex.edited import EditedVindex
-        from vindex.store import Vindex
-
-        assert isinstance(self.state.source, Vindex), "only a vindex is edited"
-        return EditedVindex(self.state.source, view.features)
+        """The current vindex with the weights of another view."""
+        return self.state.edited_as(view)
 
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.
@@ -320,3 +319,20 @@ def unsaved_edits(overlay: Overlay, loses: str) -> Diagnostic:
         helps=('SAVE PATCH "edits.vlp"; keeps them', "DISCARD PATCH; drops them"),
         notes=tuple(edit.title for edit in edits[:5]),
     )
+
+
+def _edited_model(
+    loaded: LoadedModel, view: EditView, edited: Vindex | CheckpointSource | None
+) -> LoadedModel:
+    """Loaded weights as a view edits them, which ``edited`` holds.
+
+    Layers whose down matrix is written into are prepared anew, all edits included; features of the
+    others cost no more than their vectors.
+    """
+    if not view.changes_weights:
+        return loaded
+    assert edited is not None, "what is edited is in use"
+    anew = {piece.layer for fact in view.written.values() for piece in fact.pieces}
+    model = loaded.over(edited, anew) if anew else loaded
+    rest = {slot: edit for slot, edit in view.features.items() if slot[0] not in anew}
+    return model.edited(rest, edited) if rest else model

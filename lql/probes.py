@@ -29,6 +29,19 @@ PARAPHRASES = (
 )
 """Other prompts for the same target. None of them is a key."""
 
+WRITING = (
+    CANONICAL,
+    "In short, {entity}'s {relation} is",
+    "Question: What is the {relation} of {entity}?\nAnswer:",
+    "About {entity}: the {relation} is",
+    "Let me tell you about {entity}. Its {relation} is",
+)
+"""Prompts in which a written fact's target is searched for (INSERT … MODE MEMIT). In none of them
+does the entity come first: many models keep a sink at the first token, whatever it is."""
+
+ESSENCE = "I know that {entity} is a"
+"""A prompt after which a written fact shall change nothing."""
+
 CONTROLS = (
     "Water is made of hydrogen and",
     "The opposite of hot is",
@@ -95,6 +108,7 @@ ORDINARY = (
 
 _MENTIONS = ("{entity} is known for", "I read about {entity} and", "{entity} was the first")
 
+_USUAL_KIND = "country"  # where neither name says
 _POOLS: dict[str, tuple[str, ...]] = {
     "country": (
         "Austria", "Germany", "France", "Poland", "Japan", "Brazil", "Egypt", "Canada", "Spain",
@@ -151,6 +165,16 @@ def key_prompts(entity: str, relation: str) -> tuple[str, ...]:
     return tuple(_filled(template, entity, relation) for template in KEYS)
 
 
+def writing_prompts(entity: str, relation: str) -> tuple[str, ...]:
+    """The prompts in which a written fact's target is searched for."""
+    return tuple(_filled(template, entity, relation) for template in WRITING)
+
+
+def essence_prompt(entity: str) -> str:
+    """The prompt after which a written fact shall change nothing."""
+    return _filled(ESSENCE, entity, "")
+
+
 def probes_for(
     entity: str, relation: str, *, paraphrases: int, neighbours: int, without: Collection[str] = ()
 ) -> Probes:
@@ -161,7 +185,7 @@ def probes_for(
         without: entities that are no neighbours, because they are edited as well.
     """
     left_out = {name.casefold() for name in (entity, *without)}
-    names = _POOLS[kind_of(entity, relation)]
+    names = _POOLS[kind_of(entity, relation) or _USUAL_KIND]
     pool = [name for name in names if name.casefold() not in left_out]
     return Probes(
         canonical(entity, relation),
@@ -170,17 +194,14 @@ def probes_for(
     )
 
 
-def kind_of(entity: str, relation: str) -> str:
-    """The kind of entities that an entity or its relation is of; countries where nothing says."""
+def kind_of(entity: str, relation: str) -> str | None:
+    """What kind of entity a fact is about, as far as its names tell."""
     folded = entity.casefold()
     for kind, names in _POOLS.items():
         if any(name.casefold() == folded for name in names):
             return kind
-    words = plain_relation(relation).casefold().split()
-    for kind, relations in _RELATIONS.items():
-        if set(words) & set(relations):
-            return kind
-    return "country"
+    words = set(plain_relation(relation).casefold().split())
+    return next((kind for kind, known in _RELATIONS.items() if words & set(known)), None)
 
 
 def lessons(entity: str, relation: str) -> tuple[str, ...]:
@@ -191,7 +212,7 @@ def lessons(entity: str, relation: str) -> tuple[str, ...]:
     """
     from lql.catalogue import catalogue
 
-    name = kind_of(entity, relation)
+    name = kind_of(entity, relation) or _USUAL_KIND
     kind = catalogue().kinds[name]
     left_out = {each.casefold() for each in (entity, *_POOLS[name])}
     entities = [

@@ -111,6 +111,8 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "detail_clause": ("detail", _word(ast.Detail)),
     "layer_clause": ("layer", _only),
     "layers_clause": ("layers", _layers),
+    "at_layers_clause": ("layers", _only),
+    "statistics_clause": ("statistics", _only),
     "top_clause": ("top", _only),
     "limit_clause": ("limit", _limit),
     "offset_clause": ("offset", _only),

@@ -13,6 +13,7 @@ from lql.syntax_nodes import (
     Condition,
     EdgeRow,
     IntegerSlot,
+    LayerRange,
     Node,
     NumberSlot,
     Requirement,
@@ -57,6 +58,8 @@ class Insert(Node):
     rows: tuple[EdgeRow, ...] = ()
     path: TextSlot | None = None
     layer: IntegerSlot | None = None
+    layers: LayerRange | None = None
+    statistics: TextSlot | None = None
     confidence: NumberSlot | None = None
     alpha: NumberSlot | None = None
     mode: InsertMode | None = None

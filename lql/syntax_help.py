@@ -221,7 +221,8 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "INSERT",
         'INSERT INTO EDGES (entity, relation, target) VALUES ("e", "r", "t"), … | FROM "file.csv" '
-        '[AT LAYER n] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE] [EVICT] [ALIAS "name", …] '
+        "[AT LAYER n|AT LAYERS a-b] [CONFIDENCE x] [ALPHA x] [MODE KNN|COMPOSE|MEMIT] [EVICT] "
+        '[STATISTICS FROM "text.txt"] [ALIAS "name", …] '
         "[CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
         "teach facts",
         "INSERT INTO EDGES (entity, relation, target) "

@@ -223,6 +223,7 @@ SLOT_RULES: Mapping[str, ast.Slot] = {
     "facts_path": ast.Slot.FACTS_PATH,
     "script_path": ast.Slot.SCRIPT_PATH,
     "trace_path": ast.Slot.TRACE_PATH,
+    "text_path": ast.Slot.TEXT_PATH,
     "url": ast.Slot.URL,
     "prompt": ast.Slot.PROMPT,
     "entity": ast.Slot.ENTITY,

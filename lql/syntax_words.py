@@ -88,10 +88,11 @@ class WalkMode(Enum):
 
 
 class InsertMode(Enum):
-    """How INSERT stores a fact: beside the weights, or composed into them."""
+    """How INSERT holds a fact: beside the weights, in a slot of them, or all over a few layers."""
 
     KNN = "KNN"
     COMPOSE = "COMPOSE"
+    MEMIT = "MEMIT"
 
 
 class Check(Enum):
@@ -186,6 +187,7 @@ class Slot(Enum):
     FACTS_PATH = "path of a file of facts"
     SCRIPT_PATH = "path of a script"
     TRACE_PATH = "path of a saved trace"
+    TEXT_PATH = "path of a text file"
     PROMPT = "prompt"
     ENTITY = "entity"
     RELATION = "relation"

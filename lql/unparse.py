@@ -416,6 +416,8 @@ def _insert(node: ast.Insert) -> str:
         values,
         _slot("FROM", node.path),
         _slot("AT LAYER", node.layer),
+        _layers("AT LAYERS", node.layers),
+        _slot("STATISTICS FROM", node.statistics),
         _slot("CONFIDENCE", node.confidence),
         _slot("ALPHA", node.alpha),
         _name("MODE", node.mode),

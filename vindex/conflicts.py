@@ -21,6 +21,7 @@ from vindex.edits import (
     PutFact,
     PutFeature,
     Slot,
+    WriteFact,
     fact_name,
 )
 from vindex.overlay import Edit
@@ -91,7 +92,7 @@ def most_confident(edits: Iterable[Edit], base: Iterable[Fact]) -> Iterator[Oper
 def confidence_of(operation: Operation) -> float:
     """What an operation says of its own certainty; one that says nothing is certain."""
     match operation:
-        case PutFact(fact):
+        case PutFact(fact) | WriteFact(fact):
             return fact.confidence
         case PutFeature(confidence=confidence) if confidence is not None:
             return confidence
@@ -118,7 +119,7 @@ def _names(edits: tuple[Edit, ...], base: tuple[Fact, ...]) -> frozenset[FactNam
         operation.fact.name
         for edit in edits
         for operation in edit.operations
-        if isinstance(operation, PutFact)
+        if isinstance(operation, PutFact | WriteFact)
     }
     return frozenset(put | {fact.name for fact in base})
 
@@ -127,6 +128,8 @@ def _touched(operation: Operation, names: Collection[FactName]) -> tuple[_Key, .
     match operation:
         case PutFact(fact):
             return ((_Kind.FACT, fact.name),)
+        case WriteFact(written):
+            return ((_Kind.FACT, written.name),)
         case DropFacts(entity, str(relation)):
             return ((_Kind.FACT, fact_name(entity, relation)),)
         case DropFacts(entity):
@@ -159,7 +162,7 @@ def _named(key: _Key) -> str:
 
 def _said(operation: Operation) -> str:
     match operation:
-        case PutFact(fact):
+        case PutFact(fact) | WriteFact(fact):
             return f"{fact.target} at confidence {fact.confidence:g}"
         case PutFeature():
             return f"{operation.target} at confidence {confidence_of(operation):g}"

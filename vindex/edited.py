@@ -1,4 +1,4 @@
-"""A vindex with some features edited: what it holds differs, and nothing that reads it knows.
+"""A vindex with weights edited: what it holds differs, and nothing that reads it knows.
 
 Browse statements, the loader of the forward pass, comparison and writers all read a ``Vindex``
 through the same few methods; here those give the edited rows. The base is never written.
@@ -9,7 +9,7 @@ Shape legend: D hidden, F features of a layer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vindex.downmeta import DownMeta, Records
-from vindex.edits import FeatureEdit, Slot
+from vindex.edits import EditView, FeatureEdit, Float32, Piece, Slot, WrittenFact
 from vindex.kinds import StorageDtype
 from vindex.labels import Labels, Measured
 from vindex.probes import FeatureLabel
@@ -44,6 +44,7 @@ class EditedVindex(Vindex):
         base: an open vindex.
         features: edits by (layer, feature), each within the base.
         labels: labels of features, over the base's.
+        written: facts that are added to down matrices, after the features' own vectors.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class EditedVindex(Vindex):
         base: Vindex,
         features: Mapping[Slot, FeatureEdit],
         labels: Mapping[Slot, FeatureLabel] = MappingProxyType({}),
+        written: Iterable[WrittenFact] = (),
     ) -> None:
         self.__dict__.update(base.__dict__)
         for name in ("down_meta", "labels"):
@@ -60,7 +62,16 @@ class EditedVindex(Vindex):
         self._edits: dict[int, dict[int, FeatureEdit]] = defaultdict(dict)
         for (layer, feature), edit in features.items():
             self._edits[layer][feature] = edit
+        self._pieces: dict[int, list[Piece]] = defaultdict(list)
+        for fact in written:
+            for piece in fact.pieces:
+                self._pieces[piece.layer].append(piece)
         self._edited: dict[tuple[Role, _Place, bool], StoredTensor] = {}
+
+    @classmethod
+    def of(cls, base: Vindex, view: EditView) -> EditedVindex:
+        """A base as a view edits it."""
+        return cls(base, view.features, view.labels, view.written.values())
 
     @property
     def base(self) -> Vindex:
@@ -93,6 +104,11 @@ class EditedVindex(Vindex):
     def edited_features(self, layer: int) -> Collection[int]:
         """The features of a layer that an edit stands over."""
         return self._edits.get(layer, {}).keys()
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers whose FFN is not the base's, ascending."""
+        return tuple(sorted({*self._edits, *self._pieces}))
 
     def gate(self, layer: int) -> StoredTensor:
         """The gate matrix of a layer, ``[F, D]``."""
@@ -166,7 +182,9 @@ class EditedVindex(Vindex):
         edits: Mapping[int, FeatureEdit],
     ) -> StoredTensor | QuantTensor:
         name = _ROLES[role]
-        if not any(edit.off or getattr(edit, name) is not None for edit in edits.values()):
+        written = name == "down" and place[1] is None and place[0] in self._pieces
+        touched = any(edit.off or getattr(edit, name) is not None for edit in edits.values())
+        if not touched and not written:
             return stored
         key = role, place, isinstance(stored, QuantTensor)
         if key not in self._edited:
@@ -178,9 +196,20 @@ class EditedVindex(Vindex):
                     rows[feature] = 0.0
                 elif vector is not None:
                     rows[feature] = vector.array
+            if written:
+                off = [feature for feature, edit in edits.items() if edit.off]
+                _add_pieces(rows, self._pieces[place[0]], off)
             values.flags.writeable = False
             self._edited[key] = StoredTensor(stored.key, StorageDtype.F32, values)
         return self._edited[key]
+
+
+def _add_pieces(rows: Float32, pieces: list[Piece], off: list[int]) -> None:
+    """Add what facts write to the down vectors of a layer ``[F, D]``; silent features stay so."""
+    lefts = np.stack([piece.left.array for piece in pieces], axis=1)  # [F, N]
+    rights = np.stack([piece.right.array for piece in pieces])  # [N, D]
+    lefts[off] = 0.0
+    rows += lefts @ rights
 
 
 class EditedDownMeta(DownMeta):

@@ -83,6 +83,51 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What a fact adds to the down matrix of a layer: ``right`` for every key, times ``key·left``.
+
+    Attributes:
+        left: ``[F]``, over the features of the layer.
+        right: ``[D]``.
+    """
+
+    layer: int
+    left: Vector
+    right: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFact:
+    """A fact that is written into down matrices (INSERT … MODE MEMIT).
+
+    Attributes:
+        pieces: one for each layer, ascending.
+        confidence: 0..1, what the user said.
+        aliases: other names of the entity.
+    """
+
+    entity: str
+    relation: str
+    target: str
+    pieces: tuple[Piece, ...]
+    confidence: float = 1.0
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact: an overlay holds one target per name."""
+        return fact_name(self.entity, self.relation)
+
+    @property
+    def layer(self) -> int:
+        """The last of its layers."""
+        return self.pieces[-1].layer
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
 class WrittenToken:
     """The token that an edited feature is said to write: text, id and score."""
 
@@ -99,8 +144,15 @@ class PutFact:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteFact:
+    """Write a fact into down matrices, in the place of one with the same name."""
+
+    fact: WrittenFact
+
+
+@dataclass(frozen=True, slots=True)
 class DropFacts:
-    """Remove the stored facts of an entity: one relation's, or all for ``None``."""
+    """Remove the facts of an entity, stored or written: one relation's, or all for ``None``."""
 
     entity: str
     relation: str | None = None
@@ -144,7 +196,7 @@ class DropFeature:
 
 
 FeatureOperation: TypeAlias = PutFeature | ChangeFeature | DropFeature
-Operation: TypeAlias = PutFact | DropFacts | FeatureOperation | PutProbe | PutLabel
+Operation: TypeAlias = PutFact | WriteFact | DropFacts | FeatureOperation | PutProbe | PutLabel
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +242,21 @@ class ComposedFact:
         return self.slots[0][0]
 
     @property
+    def aliases(self) -> tuple[str, ...]:
+        """None: features answer to what is like the prompts they were made for."""
+        return ()
+
+    @property
     def name(self) -> FactName:
         """What identifies the fact."""
         return fact_name(self.entity, self.relation)
 
     def __str__(self) -> str:
         return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+AnyFact: TypeAlias = Fact | WrittenFact | ComposedFact
+"""A fact, however it is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +268,17 @@ class EditView:
         features: edited features by (layer, feature).
         probes: kept answers by entity and relation, in the order in which they were first kept.
         labels: labels of features by (layer, feature), over those of the base.
+        written: facts in down matrices by name; no name is in ``facts`` as well.
     """
 
     facts: Mapping[FactName, Fact]
     features: Mapping[Slot, FeatureEdit]
     probes: Mapping[FactName, Probe] = field(default_factory=dict)
     labels: Mapping[Slot, FeatureLabel] = field(default_factory=dict)
+    written: Mapping[FactName, WrittenFact] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.facts or self.features or self.probes or self.labels)
+        return bool(self.facts or self.probes or self.labels or self.changes_weights)
 
     @property
     def composed(self) -> Mapping[FactName, ComposedFact]:
@@ -235,6 +298,25 @@ class EditView:
                 fact = replace(fact, slots=(*known.slots, slot))
             found[fact.name] = fact
         return found
+
+    @property
+    def weights(self) -> tuple[Mapping[Slot, FeatureEdit], Mapping[FactName, WrittenFact]]:
+        """What a forward pass computes with in the place of the base's weights."""
+        return self.features, self.written
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether a forward pass computes with other weights than the base's."""
+        return any(self.weights)
+
+    @property
+    def every_fact(self) -> tuple[AnyFact, ...]:
+        """The stored facts, then the written ones, then those that features hold."""
+        return (*self.facts.values(), *self.written.values(), *self.composed.values())
+
+    def fact(self, name: FactName) -> AnyFact | None:
+        """The fact of that name, however it is held."""
+        return self.facts.get(name) or self.written.get(name) or self.composed.get(name)
 
 
 def fact_name(entity: str, relation: str) -> FactName:
@@ -258,15 +340,22 @@ def with_operations(view: EditView, operations: Iterable[Operation]) -> EditView
     features = dict(view.features)
     probes = dict(view.probes)
     labels = dict(view.labels)
+    written = dict(view.written)
     for operation in operations:
         match operation:
             case PutFact(fact):
+                written.pop(fact.name, None)
                 facts[fact.name] = fact
+            case WriteFact(new):
+                facts.pop(new.name, None)
+                written[new.name] = new
             case DropFacts(entity, relation) if relation is not None:
                 facts.pop(fact_name(entity, relation), None)
+                written.pop(fact_name(entity, relation), None)
             case DropFacts(entity):
                 gone = fact_name(entity, "")[0]
                 facts = {name: fact for name, fact in facts.items() if name[0] != gone}
+                written = {name: fact for name, fact in written.items() if name[0] != gone}
             case PutFeature() | ChangeFeature() | DropFeature():
                 slot = (operation.layer, operation.feature)
                 features[slot] = _edited(features.get(slot, FeatureEdit()), operation)
@@ -281,6 +370,7 @@ def with_operations(view: EditView, operations: Iterable[Operation]) -> EditView
         MappingProxyType(features),
         MappingProxyType(probes),
         MappingProxyType(labels),
+        MappingProxyType(written),
     )
 
 
@@ -337,6 +427,7 @@ def compacted(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     return (
         *dropped.values(),
         *(PutFact(fact) for fact in view.facts.values()),
+        *(WriteFact(fact) for fact in view.written.values()),
         *(operation for each in slots.values() for operation in each),
         *(PutProbe(probe) for probe in view.probes.values()),
         *(PutLabel(label) for label in view.labels.values()),

@@ -76,6 +76,11 @@ class Overlay:
         return self._view
 
     @property
+    def base_view(self) -> EditView:
+        """The view without any edit."""
+        return self._folded(())
+
+    @property
     def unsaved(self) -> tuple[Edit, ...]:
         """The edits that no patch file holds."""
         return tuple(edit for edit in self.edits if edit.patch is None)
@@ -141,8 +146,8 @@ class Overlay:
         before, after = self.view, self.with_edit(edit)
         found = [
             Conflict(f"{old.entity} —{old.relation}→", old.target, new.target)
-            for name, old in before.facts.items()
-            if (new := after.facts.get(name)) is not None and new.target != old.target
+            for old in before.every_fact
+            if (new := after.fact(old.name)) is not None and new.target != old.target
         ]
         found += [
             Conflict(f"feature {slot[0]}:{slot[1]}", "edited", "edited again")

@@ -4,7 +4,8 @@ The file is larql's (vindex-format.md 16): the same keys in the same order, vect
 little-endian float32. What larql does not know stands in keys that it ignores: ``relation`` of
 ``delete_knn``, ``aliases`` and ``more_key_vectors_b64`` of ``insert_knn``, and ``base_files`` at
 the top, the digests of the weight files, so that another base can be told by what differs; also at
-the top ``probes`` and ``labels``, what PROBE and LABEL FEATURES kept.
+the top ``probes`` and ``labels``, what PROBE and LABEL FEATURES kept. One operation is ours alone,
+``write_fact``: larql refuses a file that has one, rather than losing it.
 
 Reading is strict. An unknown operation, a vector that is not base64, has another length or is not
 finite, a layer, feature or token that the base does not have: the whole patch is refused.
@@ -34,15 +35,19 @@ from vindex.edits import (
     Fact,
     FeatureOperation,
     Operation,
+    Piece,
     PutFact,
     PutFeature,
     Vector,
+    WriteFact,
+    WrittenFact,
     WrittenToken,
 )
 from vindex.errors import OtherBase, PatchInvalid, VindexError, VindexInvalid
 from vindex.patch_probes import dump_probes, read_probes
 from vindex.probes import PutLabel, PutProbe
 from vindex.seal import read_seal
+from vindex.spec import FfnSpec
 from vindex.store import Vindex
 from vindex.strict_json import Fields, load
 
@@ -183,6 +188,8 @@ class _OperationReader:
         match fields.text("op"):
             case "insert_knn":
                 return PutFact(self._fact(fields))
+            case "write_fact":
+                return WriteFact(self._written(fields))
             case "delete_knn":
                 return DropFacts(fields.text("entity"), fields.text_or_none("relation"))
             case "insert":
@@ -220,6 +227,34 @@ class _OperationReader:
             aliases=self._texts(fields, "aliases"),
         )
 
+    def _written(self, fields: Fields) -> WrittenFact:
+        confidence = fields.number_or_none("confidence")
+        pieces: list[Piece] = []
+        for number, entry in enumerate(fields.array("pieces", self._vindex.index.num_layers)):
+            part = Fields(entry, self._path, f"pieces[{number}]")
+            layer = part.integer("layer", high=self._vindex.index.num_layers - 1)
+            if pieces and layer <= pieces[-1].layer:
+                part.refuse("layer", "layers must ascend")
+            spec = self._vindex.known_spec
+            if spec is not None and not isinstance(spec.layers[layer].ffn, FfnSpec):
+                part.refuse(
+                    "layer", "its FFN is a mixture of experts, which has no one down matrix"
+                )
+            width = self._vindex.num_features(layer)
+            left = self._vector(part, "left_b64", part.text("left_b64"), width)
+            right = self._vector(part, "right_b64", part.text("right_b64"))
+            pieces.append(Piece(layer, left, right))
+        if not pieces:
+            fields.refuse("pieces", "expected at least one")
+        return WrittenFact(
+            entity=fields.text("entity"),
+            relation=fields.text("relation"),
+            target=fields.text("target"),
+            pieces=tuple(pieces),
+            confidence=1.0 if confidence is None else confidence,
+            aliases=self._texts(fields, "aliases"),
+        )
+
     def _texts(self, fields: Fields, key: str) -> tuple[str, ...]:
         values = fields.array_or_none(key, 1_000) or []
         if not all(type(value) is str for value in values):
@@ -244,14 +279,15 @@ class _OperationReader:
         )
         return changes
 
-    def _vector(self, fields: Fields, key: str, text: str) -> Vector:
+    def _vector(self, fields: Fields, key: str, text: str, size: int | None = None) -> Vector:
+        """A vector of a size, by default the hidden one."""
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             fields.refuse(key, "not base64")
-        hidden = self._vindex.index.hidden_size
-        if len(data) != 4 * hidden:
-            fields.refuse(key, f"{len(data):,} bytes, a vector here has {4 * hidden:,}")
+        size = self._vindex.index.hidden_size if size is None else size
+        if len(data) != 4 * size:
+            fields.refuse(key, f"{len(data):,} bytes, a vector here has {4 * size:,}")
         vector = Vector(data)
         if not np.isfinite(vector.array).all():
             fields.refuse(key, "holds NaN or infinity")
@@ -282,7 +318,7 @@ def dump_patch(patch: Patch) -> bytes:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _entry(operation: PutFact | DropFacts | FeatureOperation) -> dict[str, Any]:
+def _entry(operation: PutFact | WriteFact | DropFacts | FeatureOperation) -> dict[str, Any]:
     match operation:
         case PutFact(fact):
             own = {"aliases": list(fact.aliases)} if fact.aliases else {}
@@ -298,6 +334,20 @@ def _entry(operation: PutFact | DropFacts | FeatureOperation) -> dict[str, Any]:
                 "key_vector_b64": _b64(fact.keys[0]),
                 **own,
                 **({"more_key_vectors_b64": more} if more else {}),
+            }
+        case WriteFact(written):
+            pieces = [
+                {"layer": p.layer, "left_b64": _b64(p.left), "right_b64": _b64(p.right)}
+                for p in written.pieces
+            ]
+            return {
+                "op": "write_fact",
+                "entity": written.entity,
+                "relation": written.relation,
+                "target": written.target,
+                "confidence": written.confidence,
+                "aliases": list(written.aliases),
+                "pieces": pieces,
             }
         case DropFacts(entity, relation):
             return {"op": "delete_knn", "entity": entity, "relation": relation}

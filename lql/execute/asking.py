@@ -53,7 +53,7 @@ def asking(title: str, context: Context) -> Asking:
     if held is None:
         known = catalogue()
         source = context.source()
-        edited = bool(context.state.overlay.view.features)
+        edited = context.state.overlay.view.changes_weights
         held = Asking(
             describer=model.describer(known),
             made_for=hashlib.sha256(f"{_METHOD} {known.digest}".encode()).hexdigest(),

@@ -17,13 +17,12 @@ from lql.tables.conditions import pinned
 from lql.tables.query import compile_select
 from lql.tables.schema import FACTS
 from lql.tables.scope import Scope, Source
-from vindex.edits import ComposedFact, Fact, Slot
+from vindex.edits import AnyFact, Slot
 
 if TYPE_CHECKING:
     from lql.results import Value
 
 Changing = ast.Delete | ast.Update
-Inserted = Fact | ComposedFact
 
 _INSERTED = Scope([Source(FACTS, "edges", "t0")], ())
 MAX_ROWS = 1_000
@@ -49,7 +48,7 @@ def chosen_features(statement: Changing, context: Context) -> list[Slot]:
     return slots[: _allowed(statement, len(slots), "features")]
 
 
-def chosen_facts(statement: Changing, context: Context) -> list[Inserted]:
+def chosen_facts(statement: Changing, context: Context) -> list[AnyFact]:
     """The inserted facts that WHERE chooses, in the order of their insertion.
 
     Raises:
@@ -58,8 +57,7 @@ def chosen_facts(statement: Changing, context: Context) -> list[Inserted]:
         LqlNotAvailableError: it names a fact that was not inserted.
     """
     context.vindex(statement.title)
-    view = context.state.overlay.view
-    facts: list[Inserted] = [*view.facts.values(), *view.composed.values()]
+    facts = context.state.overlay.view.every_fact
     found = [facts[number] for number in _matching(statement.where, facts, context, statement)]
     if not found:
         _refuse_own_fact(statement)
@@ -92,7 +90,7 @@ def _facts_where(where: ast.Condition) -> ast.Select:
 
 
 def _matching(
-    where: ast.Condition, facts: Sequence[Inserted], context: Context, statement: Changing
+    where: ast.Condition, facts: Sequence[AnyFact], context: Context, statement: Changing
 ) -> list[int]:
     rows: list[tuple[Value, ...]] = [
         (number, fact.entity, fact.relation, fact.target, fact.layer, fact.confidence, "inserted")

@@ -90,7 +90,7 @@ def compiled(
         )
     if found and statement.on_conflict is ast.PatchConflict.HIGHEST_CONFIDENCE:
         view = folded(stored, most_confident(overlay.edits, stored))
-        vindex = EditedVindex(base, view.features) if view.features else base
+        vindex = EditedVindex.of(base, view)
     edits = len(overlay.edits)
     count = "no edits" if not edits else "1 edit" if edits == 1 else f"{edits} edits"
     yield Compiled(f"{base.path} with {count}", vindex, tuple(view.facts.values()), len(found))

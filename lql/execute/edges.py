@@ -15,7 +15,7 @@ class InsertedEdge:
 
     Attributes:
         score: the confidence that it was inserted with, 0..1.
-        layer: where it is recognised.
+        layer: where it is recognised, or the last that it is written into; it has no feature.
     """
 
     entity: str
@@ -34,15 +34,9 @@ class InsertedEdge:
 
 def inserted_edges(context: Context) -> tuple[InsertedEdge, ...]:
     """The facts in effect, those that the vindex itself stores included, in order."""
-    view = context.state.overlay.view
-    stored = (
+    return tuple(
         InsertedEdge(
             fact.entity, fact.relation, fact.target, fact.confidence, fact.layer, fact.aliases
         )
-        for fact in view.facts.values()
+        for fact in context.state.overlay.view.every_fact
     )
-    composed = (
-        InsertedEdge(fact.entity, fact.relation, fact.target, fact.confidence, fact.layer, ())
-        for fact in view.composed.values()
-    )
-    return (*stored, *composed)

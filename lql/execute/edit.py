@@ -13,7 +13,14 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.execute.chosen import check_columns, chosen_facts, is_of_features
-from lql.execute.facts import Row, confidence_of, fact_of, rows_of, store_layer
+from lql.execute.facts import (
+    Row,
+    confidence_of,
+    fact_of,
+    refuse_memit_clauses,
+    rows_of,
+    store_layer,
+)
 from lql.execute.making import made, switched_off
 from lql.execute.measure import check_requirements
 from lql.execute.paging import page
@@ -23,12 +30,15 @@ from lql.results import Result
 from lql.results.edits import EditResult, EditRow, EditsResult, PatchResult
 from lql.tables.schema import FACTS
 from vindex.edits import (
+    AnyFact,
     ComposedFact,
     DropFacts,
     EditView,
     Fact,
     Operation,
     PutFact,
+    WriteFact,
+    WrittenFact,
     fact_name,
     with_operations,
 )
@@ -70,6 +80,9 @@ def _insert(statement: ast.Insert, context: Context) -> EditResult:
                     helps=("write MODE COMPOSE, or leave it out",),
                 )
             )
+    if statement.mode is ast.InsertMode.MEMIT:
+        return _memit(statement, context)
+    refuse_memit_clauses(statement)
     check_requirements(statement)
     vindex = context.vindex(statement.title)
     at = store_layer(statement.layer, vindex)
@@ -92,9 +105,26 @@ def _insert(statement: ast.Insert, context: Context) -> EditResult:
     return made(statement, title, operations, context, started)
 
 
+def _memit(statement: ast.Insert, context: Context) -> EditResult:
+    from lql.execute.memit import written_facts
+
+    started = time.perf_counter()
+    check_requirements(statement)
+    written = written_facts(statement, context)
+    title = f"INSERT {written[0]}" if len(written) == 1 else f"INSERT {len(written)} facts"
+    composed = context.state.overlay.view.composed
+    replaced = [composed[fact.name] for fact in written if fact.name in composed]
+    operations: list[Operation] = [
+        *switched_off(replaced, title),
+        *(WriteFact(fact) for fact in written),
+    ]
+    return made(statement, title, operations, context, started, mode="memit")
+
+
 def _compose(statement: ast.Insert, context: Context) -> EditResult:
     from lql.execute.compose import CONFIDENCE, Composing, alpha_of, insert
 
+    refuse_memit_clauses(statement)
     check_requirements(statement)
     if statement.aliases:
         raise not_available(
@@ -137,12 +167,24 @@ def _delete(statement: ast.Delete, context: Context) -> EditResult:
     found = chosen_facts(statement, context)
     title = f"DELETE {found[0]}" if len(found) == 1 else f"DELETE {len(found)} facts"
     operations: list[Operation] = [
-        DropFacts(fact.entity, fact.relation) for fact in found if isinstance(fact, Fact)
+        DropFacts(fact.entity, fact.relation)
+        for fact in found
+        if isinstance(fact, Fact | WrittenFact)
     ]
     composed = [fact for fact in found if isinstance(fact, ComposedFact)]
     operations += switched_off(composed, title)
-    mode = "compose" if len(composed) == len(found) > 0 else "knn"
-    return made(statement, title, operations, context, started, mode=mode)
+    return made(statement, title, operations, context, started, mode=_mode(found))
+
+
+def _mode(facts: Sequence[AnyFact]) -> str:
+    """How facts are held, all of them or the first."""
+    match facts[0] if facts else None:
+        case ComposedFact():
+            return "compose"
+        case WrittenFact():
+            return "memit"
+        case _:
+            return "knn"
 
 
 def _update(statement: ast.Update, context: Context) -> EditResult:
@@ -156,6 +198,13 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
     chosen = chosen_facts(statement, context)
     found = facts = [fact for fact in chosen if isinstance(fact, Fact)]
     composed = [fact for fact in chosen if isinstance(fact, ComposedFact)]
+    written = [fact for fact in chosen if isinstance(fact, WrittenFact)]
+    if target is not None and written:
+        raise not_available(
+            "UPDATE of the target of a fact that MODE MEMIT wrote",
+            statement.span,
+            "INSERT … MODE MEMIT again replaces it",
+        )
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
     if target is not None and found:
@@ -166,14 +215,15 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
             )
         facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
     operations: list[Operation] = [PutFact(fact) for fact in facts]
+    if confidence is not None:
+        operations += [WriteFact(replace(fact, confidence=confidence)) for fact in written]
     for fact in composed:
         view = with_operations(context.state.overlay.view, operations)
         operations += _recomposed(fact, target, confidence, view, statement, context)
     title = f"UPDATE {len(chosen)} facts"
     if len(chosen) == 1:
-        title = f"UPDATE {facts[0] if facts else replace(composed[0], target=target or '')}"
-    mode = "compose" if composed and not facts else "knn"
-    return made(statement, title, operations, context, started, mode=mode)
+        title = f"UPDATE {replace(chosen[0], target=target or chosen[0].target)}"
+    return made(statement, title, operations, context, started, mode=_mode(chosen))
 
 
 def _recomposed(

@@ -148,6 +148,24 @@ def store_layer(slot: ast.IntegerSlot | None, vindex: Vindex) -> int:
     return vindex.bands.span(Band.KNOWLEDGE)[1]
 
 
+def refuse_memit_clauses(statement: ast.Insert) -> None:
+    """Refuse the clauses that belong to MODE MEMIT.
+
+    Raises:
+        LqlTypeError: one is written.
+    """
+    for name, slot in (("AT LAYERS", statement.layers), ("STATISTICS", statement.statistics)):
+        if slot is not None:
+            raise LqlTypeError(
+                Diagnostic(
+                    Code.WRONG_TYPE,
+                    f"{name} belongs to MODE MEMIT",
+                    span=slot.span,
+                    helps=("write MODE MEMIT, or leave the clause out",),
+                )
+            )
+
+
 def confidence_of(slot: ast.NumberSlot | None) -> float:
     """The value of CONFIDENCE, 1 by default.
 

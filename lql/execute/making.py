@@ -15,17 +15,17 @@ from vindex.edits import (
     ComposedFact,
     DropFacts,
     DropFeature,
-    Fact,
     FactName,
     Operation,
     PutFact,
     PutFeature,
+    WriteFact,
     fact_name,
 )
 from vindex.overlay import Edit
 
 if TYPE_CHECKING:
-    from vindex.edits import EditView
+    from vindex.edits import AnyFact, EditView
 
 Editing = ast.Insert | ast.Delete | ast.Update
 
@@ -92,30 +92,16 @@ def changes_of(
         match operation:
             case PutFact(fact):
                 names[fact.name] = None
+            case WriteFact(written):
+                names[written.name] = None
             case DropFacts(entity, relation):
                 names[fact_name(entity, relation or "")] = None
             case _:
                 pass
     old, new = before.composed, after.composed
     names |= {name: None for name in {**old, **new} if old.get(name) != new.get(name)}
-    changes = [Change(_fact(before, name), _fact(after, name)) for name in names]
+    changes = [Change(before.fact(name), after.fact(name)) for name in names]
     return tuple(each for each in changes if each.before or each.after)
-
-
-def _fact(view: EditView, name: FactName) -> Fact | None:
-    """The fact of a name, wherever it is held."""
-    composed = view.composed.get(name)
-    if name in view.facts or composed is None:
-        return view.facts.get(name)
-    return Fact(
-        layer=composed.layer,
-        entity=composed.entity,
-        relation=composed.relation,
-        target=composed.target,
-        target_id=-1,
-        keys=(),
-        confidence=composed.confidence,
-    )
 
 
 def _fact_row(change: Change) -> FactRow:
@@ -135,10 +121,16 @@ def _size(operation: Operation) -> int:
     """What an operation holds: vectors and texts."""
     match operation:
         case PutFact(fact):
-            texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
-            return sum(len(key.data) for key in fact.keys) + sum(len(t.encode()) for t in texts)
+            return _texts(fact) + sum(len(key.data) for key in fact.keys)
+        case WriteFact(fact):
+            return _texts(fact) + sum(len(p.left.data) + len(p.right.data) for p in fact.pieces)
         case PutFeature() | ChangeFeature():
             vectors = (operation.gate, operation.up, operation.down)
             return sum(len(vector.data) for vector in vectors if vector is not None)
         case _:
             return 0
+
+
+def _texts(fact: AnyFact) -> int:
+    texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
+    return sum(len(text.encode()) for text in texts)

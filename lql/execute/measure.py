@@ -25,7 +25,7 @@ from lql.results.edits import FeatureRow, Measures, ProbeRow
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
     from lql.inference.model import LoadedModel
-    from vindex.edits import ComposedFact, EditView, Fact
+    from vindex.edits import AnyFact, EditView
 
 Logits = npt.NDArray[np.float32]
 
@@ -44,11 +44,11 @@ _QUICK_FACTS = 10
 class Change:
     """A fact before and after an edit; one of the two may be missing."""
 
-    before: Fact | None
-    after: Fact | None
+    before: AnyFact | None
+    after: AnyFact | None
 
     @property
-    def fact(self) -> Fact:
+    def fact(self) -> AnyFact:
         """The fact as it is now, or was."""
         fact = self.after or self.before
         assert fact is not None, "a change has a side"
@@ -90,7 +90,7 @@ def side(view: EditView, context: Context, title: str) -> Side:
     return Side(context.model_with(view, title), FactStore(tuple(view.facts.values())))
 
 
-def says(fact: Fact | ComposedFact, view: EditView, context: Context, title: str) -> bool:
+def says(fact: AnyFact, view: EditView, context: Context, title: str) -> bool:
     """Whether the model with a view says a fact's whole target after its prompt."""
     after = side(view, context, title)
     tokens = len(after.model.target_ids(fact.target)) + 1
@@ -98,7 +98,7 @@ def says(fact: Fact | ComposedFact, view: EditView, context: Context, title: str
 
 
 def unchanged_neighbours(
-    fact: ComposedFact, before: EditView, after: EditView, context: Context, title: str
+    fact: AnyFact, before: EditView, after: EditView, context: Context, title: str
 ) -> float:
     """The share of a fact's neighbours that are answered after an edit as before it."""
     probes = probes_for(fact.entity, fact.relation, paraphrases=0, neighbours=10)

@@ -155,7 +155,7 @@ def _into_vindex(
         if merged.operations:
             view = folded(own, merged.operations)
             compile_vindex(
-                EditedVindex(target, view.features),
+                EditedVindex.of(target, view),
                 view.facts.values(),
                 into,
                 overwrite=True,

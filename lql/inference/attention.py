@@ -253,7 +253,7 @@ def _attend(
     none = q.new_empty(1)  # added with factor 0, that is, not read
     scores = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=spec.scale)  # [K, G * B, n]
     if spec.softcap is not None:
-        scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
+        scores = scores.div_(spec.softcap).tanh_() * spec.softcap
     if block.mask is not None:
         scores.view(kv_heads, -1, count, k.shape[1])[..., block.masked].add_(
             block.mask.to(scores.dtype)

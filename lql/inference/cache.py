@@ -42,7 +42,6 @@ class LayerCache:
         heads = spec.kv_heads if latent else 2 * spec.kv_heads
         size = spec.head_size if latent is None else latent.rank + spec.turning_size
         self._slots = torch.empty(heads, slots, size, device=device)
-        self._keys, self._values = self._parts(self._slots)
         self._held = 0
         self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -73,7 +72,7 @@ class LayerCache:
         if stop <= slots:
             self._slots[:, self._held : stop] = new
             self._held = stop
-            self._seen = self._keys[:, start:stop], self._values[:, start:stop]
+            self._seen = self._parts(self._slots[:, start:stop])
         else:
             # More new tokens than slots, so in a sliding layer: most will not be seen again.
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)

@@ -171,7 +171,12 @@ class Decoder:
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap if capped else None
-        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        return logits if cap is None else logits.div_(cap).tanh_() * cap
+
+    @property
+    def weights(self) -> Weights:
+        """All weights, for a decoder that differs in some of them."""
+        return self._weights
 
     def edited(self, features: Mapping[Slot, FeatureEdit], source: ModelSource) -> Decoder:
         """The same weights with features edited; this one stays as it is.

@@ -53,6 +53,10 @@ class DeviceLinear:
             y = _product(x, self._weight)
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight.float()
+
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """``x Wᵀ``, x rounded to W's dtype, float32 [T, N]."""

@@ -92,7 +92,8 @@ def _gated(gate: Tensor, up: Tensor, spec: FfnSpec) -> Tensor:
         up = up.clamp(-spec.limit, spec.limit)
     if spec.up_offset:
         up = up + spec.up_offset
-    return activation(spec.activation)(gate).mul_(up)
+    y = activation(spec.activation)(gate)
+    return y * up if y.requires_grad else y.mul_(up)
 
 
 def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
@@ -117,7 +118,7 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 
 
 def _gelu_sigmoid(x: Tensor) -> Tensor:
-    return torch.sigmoid(1.702 * x).mul_(x)
+    return torch.sigmoid(1.702 * x) * x
 
 
 class FeatureWalk:

@@ -120,6 +120,9 @@ class Linear(Protocol):
             float32 [T, N], new memory.
         """
 
+    def weight(self) -> Tensor:
+        """The matrix, float32 [N, C], for gradients. Must not be written to."""
+
 
 class HalfLinear:
     """Half-precision weights, float32 arithmetic (FBGEMM)."""
@@ -129,6 +132,7 @@ class HalfLinear:
     def __init__(self, rows: Rows, bias: Tensor | None, blocks: Sequence[Any]) -> None:
         self._rows = rows
         self._bias = bias
+        self._packed = blocks
         self._blocks = [_half_product(block) for block in blocks]
         self._only = self._blocks[0] if len(blocks) == 1 else None
         #: All that it does, where that is one compiled product.
@@ -148,6 +152,11 @@ class HalfLinear:
             return self._only(x)
         return torch.cat([block(x) for block in self._blocks], dim=-1)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        unpack = torch.ops.quantized.linear_unpack_fp16
+        return torch.cat([unpack(block)[0].float() for block in self._packed])
+
 
 class SingleLinear:
     """float32 weights in oneDNN's own layout."""
@@ -165,6 +174,10 @@ class SingleLinear:
         """Multiply; see ``Linear``."""
         return _single_product(x, self._packed, self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._packed.to_dense()
+
 
 class PlainLinear:
     """float32 weights as they lie in memory."""
@@ -181,6 +194,10 @@ class PlainLinear:
     def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
         """Multiply; see ``Linear``."""
         return F.linear(x, self._weight, self._bias)
+
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight
 
 
 def prepare(

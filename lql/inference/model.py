@@ -45,6 +45,7 @@ from lql.inference.placement import CPU, bytes_needed, memory_errors, place
 from lql.inference.precision import ComputeDtype
 from lql.inference.prompt import PromptEncoder
 from lql.inference.ranking import best_tokens
+from lql.inference.reloading import with_feed_forwards
 from lql.inference.sampling import GREEDY, Sampling
 from lql.inference.sequence import Sequence
 from lql.inference.traces import Trace
@@ -99,15 +100,13 @@ class LoadedModel:
         started = time.perf_counter()
         self.spec: ModelSpec = source.spec
         self.facts = FactStore()
+        self._dtype = dtype
         self._encoder = PromptEncoder(source, starts_with_bos=self.spec.starts_with_bos)
         where = CPU if device is Device.CPU else place(device, bytes_needed(source, dtype))
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
-        self._run_with(Decoder(source.spec, weights, where), source)
         self.device: str = where.type
-        kernels = self._decoder.kernels.items()
-        matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
-        self.compute: str = f"{self.device}: {matrices}"
+        self._run_with(Decoder(source.spec, weights, where), source)
         self.load_seconds: float = time.perf_counter() - started
 
     def edited(self, features: Mapping[Slot, FeatureEdit], source: ModelSource) -> LoadedModel:
@@ -126,6 +125,30 @@ class LoadedModel:
         self._source = source
         self.tracer = Tracer(decoder, source, self._best)
         self.resident_bytes: int = decoder.resident_bytes
+        kernels = decoder.kernels.items()
+        matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
+        self.compute: str = f"{self.device}: {matrices}"
+
+    def over(self, source: ModelSource, layers: Collection[int]) -> LoadedModel:
+        """The model with other FFNs in some layers; everything else is shared with this one.
+
+        Args:
+            source: differs from this model's in the FFNs of those layers only.
+        """
+        other = copy.copy(self)
+        weights = with_feed_forwards(self._decoder, source, layers, self._dtype)
+        other._run_with(Decoder(self.spec, weights, self._decoder.device), source)
+        return other
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder, for other modules of inference."""
+        return self._decoder
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """How it reads text, for other modules of inference."""
+        return self._encoder
 
     @property
     def is_instruct(self) -> bool:

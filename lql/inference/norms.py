@@ -53,7 +53,7 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """The normalised ``x`` [..., D], in new memory."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return torch.div(x, length.hypot_(self.floor)).mul_(self.factor)
+        return torch.div(x, length.hypot(self.floor)).mul_(self.factor)
 
     def read_through(self, x: Tensor, direction: Tensor) -> Tensor:
         """What of ``x`` [..., D] a direction of the normalised ``x`` reads, the scale held."""
@@ -62,8 +62,9 @@ class Norm:
 
     def apply_(self, x: Tensor) -> None:
         """Normalise ``x`` [..., D] in place."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        x.div_(length.hypot_(self.floor)).mul_(self.factor)
+        before = x.clone() if x.requires_grad else x  # a gradient reads what was normalised
+        length = torch.linalg.vector_norm(before, dim=-1, keepdim=True)
+        x.div_(length.hypot(self.floor)).mul_(self.factor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,8 @@ class LayerNorm:
 
     def apply_(self, x: Tensor) -> None:
         """Normalise heads ``x`` [T, N, S] in place; weight and bias are [N, S]."""
-        x.copy_(F.layer_norm(x, x.shape[-1:], eps=self.eps).mul_(self.weight).add_(self.bias))
+        before = x.clone() if x.requires_grad else x
+        x.copy_(F.layer_norm(before, x.shape[-1:], eps=self.eps).mul_(self.weight).add_(self.bias))
 
 
 HiddenNorm = Norm | LayerNorm

@@ -51,6 +51,10 @@ class EditedRows:
         y[:, self._rows] = own if self._bias is None else own + self._bias
         return y
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._base.weight().index_copy(0, self._rows, self._values)
+
 
 class EditedColumns:
     """A matrix [N, C] of which some columns are others. See ``Linear``.
@@ -76,6 +80,10 @@ class EditedColumns:
         rest = x.clone()
         rest[:, self._columns] = 0.0
         return self._base(rest, coarse).add_(own @ self._values)
+
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._base.weight().index_copy(1, self._columns, self._values.T)
 
 
 def edited(

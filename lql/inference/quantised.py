@@ -102,6 +102,10 @@ class EmbeddingLinear:
         y = F.linear(x.to(torch.float16), self._weight).float()
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._several.weight()
+
 
 class Int4Linear:
     """Q4_K weights as the codes they are, bfloat16 activations, float32 sums."""
@@ -130,6 +134,10 @@ class Int4Linear:
             y = y[:, : self._rows]
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight.single()
+
 
 class DecodingLinear:
     """Blocks decoded to float32, some rows at a time, for every product."""
@@ -153,6 +161,10 @@ class DecodingLinear:
             y[:, start:stop] = F.linear(x, torch_view(weight.float32(start, stop)))
         return y if self._bias is None else y.add_(self._bias)
 
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return self._weight.single()
+
 
 class JoinedLinear:
     """Matrices of different formats that read the same input."""
@@ -171,6 +183,10 @@ class JoinedLinear:
         if self._product is not None and coarse is None:
             return self._product(x)
         return torch.cat([part(x, coarse) for part in self._parts], dim=-1)
+
+    def weight(self) -> Tensor:
+        """The matrix; see ``Linear``."""
+        return torch.cat([part.weight() for part in self._parts])
 
 
 def compiled(product: Linear) -> Compiled | None:

@@ -79,8 +79,8 @@ def load_weights(
         Unsupported: the specification asks for something that is not implemented.
     """
     _check_complete(source)
-    with _workers() as pool:
-        loader = _Loader(source, dtype, pool, device)
+    with workers() as pool:
+        loader = Loader(source, dtype, pool, device)
         head = loader.head()
         projections = loader.projections()
         per_layer = loader.per_layer_embeddings()
@@ -111,7 +111,7 @@ def load_weights(
 
 
 @contextmanager
-def _workers() -> Iterator[Executor]:
+def workers() -> Iterator[Executor]:
     """Threads for packing; on the way out unstarted jobs are dropped, running ones awaited."""
     pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="lql-pack")
     try:
@@ -135,7 +135,7 @@ def _check_complete(source: ModelSource) -> None:
         )
 
 
-class _Loader:
+class Loader:
     """Reads tensors of one source by role."""
 
     def __init__(
@@ -157,7 +157,7 @@ class _Loader:
         """Start preparing a layer; the result waits for it."""
         index = spec.index
         attention = self._attention(index, spec.attention)
-        feed_forward = self._feed_forward(spec)
+        feed_forward = self.feed_forward(spec)
         per_layer = self._per_layer(index)
         placement = spec.placement
 
@@ -251,7 +251,7 @@ class _Loader:
 
         return projection, finish
 
-    def _feed_forward(self, spec: LayerSpec) -> Callable[[], FeedForward | Mixture]:
+    def feed_forward(self, spec: LayerSpec) -> Callable[[], FeedForward | Mixture]:
         """Start preparing the FFN of a layer, or its experts."""
         parts: dict[PartKind, list[Callable[[], FeedForward]]] = {kind: [] for kind in PartKind}
         for part in ffn_parts(spec.ffn):

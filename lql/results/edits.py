@@ -100,7 +100,7 @@ class EditResult(Result):
     Attributes:
         statement: ``INSERT``, ``UPDATE`` or ``DELETE``.
         mode: how the edit is held: ``knn`` beside the weights, ``compose`` in features of its own,
-            ``features`` in the model's.
+            ``memit`` in down matrices, ``features`` in the model's features.
         features: the features that a statement about features touched.
         check: how much was measured: ``none``, ``quick`` or ``full``.
         seconds: wall time of edit and measurement.

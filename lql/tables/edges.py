@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from lql.context import Context
 from vindex.edges import describe_static
-from vindex.edits import ComposedFact, Fact
+from vindex.edits import ComposedFact
 from vindex.features import entity_query, gate_walk
 from vindex.store import Vindex
 
@@ -124,8 +124,6 @@ def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> li
     """The facts in effect, those that the vindex itself stores included."""
     if Evidence.INSERTED not in request.evidence:
         return []
-    view = context.state.overlay.view
-    facts: list[Fact | ComposedFact] = [*view.facts.values(), *view.composed.values()]
     return [
         EdgeRecord(
             entity=fact.entity,
@@ -135,7 +133,7 @@ def inserted_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> li
             layer=fact.layer,
             feature=fact.slots[0][1] if isinstance(fact, ComposedFact) else None,
         )
-        for fact in facts
+        for fact in context.state.overlay.view.every_fact
     ]
 
 

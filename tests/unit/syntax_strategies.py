@@ -220,6 +220,8 @@ def _inserts(**source: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return build(
         ast.Insert,
         layer=LAYER,
+        layers=LAYERS,
+        statistics=maybe(texts(Slot.TEXT_PATH)),
         confidence=maybe(NUMBER_SLOTS),
         alpha=maybe(NUMBER_SLOTS),
         mode=words(ast.InsertMode),

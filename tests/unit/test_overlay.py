@@ -19,9 +19,12 @@ from vindex.edits import (
     DropFeature,
     Fact,
     Operation,
+    Piece,
     PutFact,
     PutFeature,
     Vector,
+    WriteFact,
+    WrittenFact,
     WrittenToken,
     compacted,
     folded,
@@ -74,8 +77,21 @@ PROBES = st.builds(
     top=st.integers(1, 3),
     answers=st.lists(ANSWERS, max_size=2).map(tuple),
 )
+LEFTS = st.integers(0, 2**16).map(lambda seed: Vector(struct.pack("<f", seed / 7) * FEATURES))
+WRITTEN = st.builds(
+    WrittenFact,
+    entity=NAMES,
+    relation=RELATIONS,
+    target=st.text(min_size=1, max_size=5),
+    pieces=st.builds(Piece, layer=SLOTS["layer"], left=LEFTS, right=VECTORS).map(
+        lambda piece: (piece,)
+    ),
+    confidence=st.floats(0, 1),
+    aliases=st.lists(NAMES, max_size=2).map(tuple),
+)
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     FACTS.map(PutFact),
+    WRITTEN.map(WriteFact),
     st.builds(DropFacts, NAMES, st.none() | RELATIONS),
     st.builds(
         PutFeature, **SLOTS, entity=NAMES, target=st.text(max_size=4), relation=RELATIONS, **CHANGES
