@@ -16,15 +16,13 @@ from lql.errors import LqlCapabilityError, LqlRuntimeError, LqlTypeError
 from lql.execute.facts import Row, confidence_of, rows_of
 from lql.execute.slots import layer, layer_range, text
 from lql.probes import essence_prompt, kind_of, writing_prompts
-from vindex.edits import DropFacts, Piece, Vector, WrittenFact, fact_name
+from vindex.edits import DropFacts, Float32, Piece, Vector, WrittenFact, fact_name
 from vindex.errors import VindexError
 from vindex.moments import read_moments, write_moments
 from vindex.overlay import Edit
 from vindex.spec import FfnSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lql.inference.memit import Sentence, Wish
     from lql.inference.model import LoadedModel
     from lql.inference.writing import Writer
@@ -198,22 +196,20 @@ def guards_of(
 
 def _moments(
     statement: ast.Insert, layers: Sequence[int], vindex: Vindex, context: Context
-) -> Mapping[int, Tensor]:
+) -> Mapping[int, Float32]:
     """How ordinary text uses the layers: kept in the vindex, or computed now and then kept."""
-    import torch
-
     from lql.inference.statistics import moments_of, own_text, recipe
 
     model = context.model_with(context.state.overlay.base_view, statement.title)
     path = None if statement.statistics is None else Path(text(statement.statistics)).expanduser()
     words = None if path is None else _read_text(path)
     made_for = recipe() if words is None else hashlib.sha256(words.encode()).hexdigest()
-    known: dict[int, Tensor] = {}
+    known: dict[int, Float32] = {}
     for each in layers:
         width = vindex.num_features(each)
         held = read_moments(vindex.path, each, width, made_for, own=words is None)
         if held is not None:
-            known[each] = torch.from_numpy(held)
+            known[each] = held
     missing = [each for each in layers if each not in known]
     if not missing:
         return known
@@ -225,7 +221,7 @@ def _moments(
     fresh = moments_of(model, texts, missing, cancel=context.cancel)
     for each, values in fresh.items():
         try:
-            write_moments(vindex.path, each, values.numpy(), made_for, own=words is None)
+            write_moments(vindex.path, each, values, made_for, own=words is None)
         except (OSError, VindexError) as error:
             context.note(f"the statistics of layer {each} could not be stored: {error}")
             break

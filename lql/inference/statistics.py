@@ -14,6 +14,8 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -149,9 +151,10 @@ def moments_of(
     layers: Collection[int],
     *,
     cancel: CancelToken | None = None,
-) -> Mapping[int, Tensor]:
+) -> Mapping[int, npt.NDArray[np.float32]]:
     """See ``second_moments``."""
-    return second_moments(model.decoder, texts, layers, cancel=cancel)
+    found = second_moments(model.decoder, texts, layers, cancel=cancel)
+    return {layer: values.numpy() for layer, values in found.items()}
 
 
 def _first_token(model: LoadedModel) -> int:

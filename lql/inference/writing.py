@@ -73,7 +73,7 @@ class Writer:
         self,
         found: Sequence[Found],
         guards: Sequence[Sentence],
-        moments: Mapping[int, Tensor],
+        moments: Mapping[int, Floats],
         *,
         cancel: CancelToken | None = None,
     ) -> list[list[tuple[int, Floats, Floats]]]:
@@ -98,7 +98,7 @@ class Writer:
                 torch.cat([each.keys[layer] for each in found]),
                 owners,
                 len(found),
-                moments[layer],
+                torch.from_numpy(moments[layer]),
                 kept[layer],
                 weight=self._settings.weight,
                 guard=self._settings.guard,

@@ -40,7 +40,7 @@ from lql.inference.statistics import moments_of, own_text, recipe
 from lql.inference.tree import TokenTree
 from lql.inference.writing import Writer, default_layers
 from lql.session import Session
-from vindex.edits import EditView, Piece, Vector, WriteFact, WrittenFact
+from vindex.edits import EditView, Float32, Piece, Vector, WriteFact, WrittenFact
 from vindex.moments import read_moments, write_moments
 from vindex.overlay import Edit
 
@@ -274,7 +274,7 @@ class Memit:
         self._moments = self._read()
         self._found: dict[Row, tuple[Found, float]] = {}
 
-    def _read(self) -> dict[int, Tensor]:
+    def _read(self) -> dict[int, Float32]:
         vindex = self._bench.session.source
         assert vindex is not None
         directory = Path(vindex.name) if not hasattr(vindex, "path") else vindex.path
@@ -283,14 +283,14 @@ class Memit:
             width = self._bench.model.spec.layers[layer].ffn.width
             held = read_moments(directory, layer, width, recipe(), own=True)
             if held is not None:
-                moments[layer] = torch.from_numpy(held)
+                moments[layer] = held
         missing = [layer for layer in self._layers if layer not in moments]
         if missing:
             started = time.perf_counter()
             texts = own_text(self._bench.model)
             moments |= moments_of(self._bench.model, texts, missing)
             for layer in missing:
-                write_moments(directory, layer, moments[layer].numpy(), recipe(), own=True)
+                write_moments(directory, layer, moments[layer], recipe(), own=True)
             print(f"# statistics: {time.perf_counter() - started:.1f} s, kept in the vindex")
         return moments
 
@@ -395,7 +395,7 @@ def main() -> None:
             told = cases() if size >= 100 and not options.facts else found
             for settings in every:
                 scores = Scores()
-                for some in batches(told, size):
+                for number, some in enumerate(batches(told, size), 1):
                     if memit is not None:
                         model, seconds = memit.edited(some, settings)
                     else:
@@ -403,6 +403,8 @@ def main() -> None:
                     bench.score(scores, model, some)
                     scores.seconds.append(seconds)
                     session.discard_edits()
+                    if number % 10 == 0:
+                        print(scores.line("#   so far"), flush=True)
                 setting = f" w {settings.weight:g} g {settings.guard:g}" if options.curve else ""
                 print(scores.line(f"batches of {size}{setting}"), flush=True)
         if options.sequential:
