@@ -86,6 +86,22 @@ def test_a_composed_fact_is_said_by_the_weights(session: Session) -> None:
     assert np.array_equal(session.model().logits(IDS), base)
 
 
+def test_the_gate_opens_for_the_fact_and_shuts_for_what_was_taught(session: Session) -> None:
+    one(session, f'{INSERT} ("Hungary", "capital", "Po") MODE COMPOSE EVICT CHECK NONE;')
+    (fact,) = session.overlay.view.composed.values()
+
+    def gates(prompt: str) -> list[float]:
+        hits = session.model().features(prompt, layers=[fact.layer], per_layer=10_000)
+        slots = {feature for _, feature in fact.slots}
+        return [hit.gate for hit in hits.hits[fact.layer] if hit.feature in slots]
+
+    own = [max(gates(prompt)) for prompt in key_prompts("Hungary", "capital")]
+    others = [max(gates(prompt)) for prompt in lessons("Hungary", "capital")[::4]]
+    assert min(own) > 0
+    assert sum(gate < min(own) / 2 for gate in others) > 0.8 * len(others)
+    assert sum(others) < 0
+
+
 def test_no_feature_is_taken_that_the_model_uses(session: Session) -> None:
     error = refused(session, f'{INSERT} ("Hungary", "capital", "Oslo") MODE COMPOSE;')
     assert error.code is Code.NO_FREE_FEATURE
@@ -190,6 +206,17 @@ def test_composed_facts_survive_a_patch(session: Session, vindex: Path, tmp_path
         assert fresh.overlay.view.composed == session.overlay.view.composed
         assert np.array_equal(fresh.model().logits(IDS), logits)
         assert said(fresh) == " Oslo"
+
+
+def test_diff_into_patch_keeps_the_fact(session: Session, vindex: Path, tmp_path: Path) -> None:
+    one(session, f"{OSLO} CHECK NONE;")
+    logits = session.model().logits(IDS)
+    file = str(tmp_path / "d.vlp")
+    one(session, "DIFF :v CURRENT INTO PATCH :p;", v=str(vindex), p=file)
+    with connect(vindex) as fresh:
+        one(fresh, "APPLY PATCH :p;", p=file)
+        assert fresh.overlay.view.composed == session.overlay.view.composed
+        assert np.array_equal(fresh.model().logits(IDS), logits)
 
 
 # --------------------------------------------------------------------------- looking after them
