@@ -167,7 +167,7 @@ def test_the_same_rows_over_twenty_hash_seeds(lql: Lql, vindexes: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [
-        ('DESCRIBE "France"', {"torch", "duckdb"}),
+        ('DESCRIBE "France" EVIDENCE STATIC', {"torch", "duckdb"}),
         ("STATS", {"torch", "duckdb"}),
         ("SELECT layer FROM LAYERS", {"torch", "pandas", "pyarrow", "polars"}),
     ],

@@ -105,7 +105,8 @@ def test_the_answers_are_those_of_describe(session: Session) -> None:
     by_target = {row["target"]: row for row in rounded(rows)}
     for row in rounded(expected):
         found = by_target[row["target"]]
-        assert (found["probability"], found["source"]) == (row["probability"], row["source"])
+        for name in ("probability", "lift_nats", "source"):
+            assert found[name] == row[name]
 
 
 def test_what_was_probed_is_not_asked_again(
