@@ -38,7 +38,7 @@ def draw(report: EditResult) -> Figure:
 def _measures(axes: Axes, measures: Measures) -> None:
     values = [(name, getattr(measures, name)) for name in reversed(_MEASURES)]
     for place, (_, value) in enumerate(values):
-        axes.barh(place, value or 0.0, height=0.5, color=BLUE)
+        axes.barh(place, value or 0.0, height=0.36, color=BLUE)
         told = "not measured" if value is None else f"{value:.0%}"
         axes.annotate(
             told,
@@ -82,7 +82,7 @@ def _probes(axes: Axes, probes: Sequence[ProbeRow]) -> None:
     axes.set_yticks(list(places), [_prompt(probe) for probe in probes], fontsize=7.5)
     axes.set_xlim(0, 1.45)
     _percent_axis(axes)
-    axes.set_xlabel("probability of the target; beside it, what the model says")
+    axes.set_xlabel("probability of the target\nbeside it: what the model says")
     axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
 
