@@ -3,8 +3,8 @@
 ``None`` means that the clause was not written, so the executor's default holds; a literal slot
 (``TextSlot``, …) holds a literal or, until ``lql.params.bind``, a ``Parameter``. ``title`` names
 the statement in messages. Re-exports ``lql.syntax_edits`` (the statements that edit),
-``lql.syntax_scripts`` (SET, ASSERT, INCLUDE), ``lql.syntax_traces``, ``lql.syntax_nodes`` and
-``lql.syntax_words``.
+``lql.syntax_scripts`` (SET, ASSERT, INCLUDE), ``lql.syntax_shows``, ``lql.syntax_traces``,
+``lql.syntax_nodes`` and ``lql.syntax_words``.
 """
 # ruff: noqa: I001 -- "A as A" says that ast exports A; isort would put each on a line of its own
 
@@ -74,6 +74,16 @@ from lql.syntax_scripts import (
     Include as Include,
     Probability as Probability,
     SetOption as SetOption,
+)
+from lql.syntax_shows import (
+    ShowCompactStatus as ShowCompactStatus,
+    ShowEdits as ShowEdits,
+    ShowEntities as ShowEntities,
+    ShowFeatures as ShowFeatures,
+    ShowLayers as ShowLayers,
+    ShowModels as ShowModels,
+    ShowPatches as ShowPatches,
+    ShowRelations as ShowRelations,
 )
 from lql.syntax_traces import (
     Ablated as Ablated,
@@ -209,83 +219,6 @@ class Stats(Node):
 
     title: ClassVar[str] = "STATS"
     path: TextSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowModels(Node):
-    """``SHOW MODELS [LIMIT n]``."""
-
-    title: ClassVar[str] = "SHOW MODELS"
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowLayers(Node):
-    """``SHOW LAYERS [[RANGE] a-b] [LIMIT n]``."""
-
-    title: ClassVar[str] = "SHOW LAYERS"
-    layers: LayerRange | None = None
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowFeatures(Node):
-    """``SHOW FEATURES layer [WHERE …] [LIMIT n] [OFFSET n]``."""
-
-    title: ClassVar[str] = "SHOW FEATURES"
-    layer: IntegerSlot
-    where: Condition | None = None
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowEntities(Node):
-    """``SHOW ENTITIES [layer] [LIMIT n] [OFFSET n]``."""
-
-    title: ClassVar[str] = "SHOW ENTITIES"
-    layer: IntegerSlot | None = None
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowRelations(Node):
-    """``SHOW RELATIONS [AT LAYER n] [WITH EXAMPLES] [BRIEF|VERBOSE|RAW] [LIMIT n] [OFFSET n]``."""
-
-    title: ClassVar[str] = "SHOW RELATIONS"
-    layer: IntegerSlot | None = None
-    examples: bool = False
-    detail: Detail | None = None
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowPatches(Node):
-    """``SHOW PATCHES [LIMIT n]``."""
-
-    title: ClassVar[str] = "SHOW PATCHES"
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowEdits(Node):
-    """``SHOW EDITS [LIMIT n]``."""
-
-    title: ClassVar[str] = "SHOW EDITS"
-    limit: IntegerSlot | None = None
-    offset: IntegerSlot | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShowCompactStatus(Node):
-    """``SHOW COMPACT STATUS``."""
-
-    title: ClassVar[str] = "SHOW COMPACT STATUS"
 
 
 @dataclass(frozen=True, slots=True)
