@@ -7,6 +7,7 @@ from dataclasses import replace
 from lql.results import Column, Kind, Result, Unit
 from lql.results.browse import DescribeResult, EdgeRow, ExplainWalkResult, FeatureRow, WalkResult
 from lql.results.commands import FileRow, InfoResult, VerifyResult
+from lql.results.composed import BalanceResult, BalanceRow, CompactStatusResult
 from lql.results.edits import (
     ConflictRow,
     DiffResult,
@@ -283,6 +284,13 @@ EVERY: tuple[Result, ...] = (
     USE,
     EDIT,
     replace(EDIT, check="none", measures=Measures(), probes=()),
+    BalanceResult(
+        statement="REBALANCE",
+        facts=(BalanceRow("Hungary", "capital", "\x1b[31mOslo", 23, 498, 0.97, 0.81, True),),
+        rounds=3,
+        seconds=0.4,
+    ),
+    CompactStatusResult(stored=1, composed=2, features=3, changed=0, off=1, layers=1, bytes=27_648),
     EditsResult(edits=(EditRow(1, "INSERT Hungary —capital→ Oslo", 1, None),)),
     PatchResult(
         statement="APPLY PATCH",
