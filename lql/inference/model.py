@@ -82,7 +82,6 @@ class LoadedModel:
         device: where it computes, ``cpu`` or ``cuda``.
         compute: how it computes, one line for people.
         facts: stored facts that answer in the model's place; a session sets them from its edits.
-        tracer: takes passes apart; ``trace`` and its neighbours ask it.
     """
 
     def __init__(
@@ -102,7 +101,6 @@ class LoadedModel:
         with memory_errors(where):
             weights = load_weights(source, dtype, cancel, where)
         self._decoder = Decoder(source.spec, weights, where)
-        self.tracer = Tracer(self._decoder, source, self._best)
         self.resident_bytes: int = self._decoder.resident_bytes
         self.device: str = where.type
         kernels = self._decoder.kernels.items()
@@ -126,6 +124,11 @@ class LoadedModel:
     def token_text(self, token_id: int) -> str:
         """The exact text of a token."""
         return self._encoder.token_text(token_id)
+
+    @property
+    def tracer(self) -> Tracer:
+        """Takes passes apart; ``trace`` and its neighbours ask it."""
+        return Tracer(self._decoder, self._source, self._best)
 
     def describer(self, catalogue: Catalogue) -> Describer:
         """Describes entities with this model; good as long as the model is."""
