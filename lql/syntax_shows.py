@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lql.syntax_nodes import Condition, IntegerSlot, LayerRange, Node
+from lql.syntax_words import Detail
 
 
 @dataclass(frozen=True, slots=True)

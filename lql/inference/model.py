@@ -86,7 +86,6 @@ class LoadedModel:
         device: where it computes, ``cpu`` or ``cuda``.
         compute: how it computes, one line for people.
         facts: stored facts that answer in the model's place; a session sets them from its edits.
-        tracer: takes passes apart; ``trace`` and its neighbours ask it.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class LoadedModel:
     def _run_with(self, decoder: Decoder, source: ModelSource) -> None:
         self._decoder = decoder
         self._source = source
-        self.tracer = Tracer(decoder, source, self._best)
         self.resident_bytes: int = decoder.resident_bytes
         kernels = decoder.kernels.items()
         matrices = ", ".join(f"{count} matrices {kernel}" for kernel, count in kernels)
@@ -166,6 +164,11 @@ class LoadedModel:
     def token_text(self, token_id: int) -> str:
         """The exact text of a token."""
         return self._encoder.token_text(token_id)
+
+    @property
+    def tracer(self) -> Tracer:
+        """Takes passes apart; ``trace`` and its neighbours ask it."""
+        return Tracer(self._decoder, self._source, self._best)
 
     def describer(self, catalogue: Catalogue) -> Describer:
         """Describes entities with this model; good as long as the model is."""
