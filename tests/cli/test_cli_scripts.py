@@ -205,3 +205,15 @@ def test_a_parameter_of_an_included_file_counts_as_used(lql: Lql, tmp_path: Path
 def test_variables_hold_for_the_texts_after(lql: Lql) -> None:
     words = ["-e", "SET n = 1", "-e", "SHOW LAYERS LIMIT :n", "--format", "jsonl"]
     assert len(lql("tiny.vindex", *words).stdout.splitlines()) == 1
+
+
+# --------------------------------------------------------------------------- lql help
+
+
+def test_help_lists_and_explains_statements(lql: Lql) -> None:
+    listed = lql("help")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert re.search(r"^  ASSERT +Fail unless", listed.stdout, re.MULTILINE)
+    explained = lql("help", "show", "layers")
+    assert explained.stdout.startswith("SHOW LAYERS: List layers")
+    assert lql("help", "asert").returncode == 2
