@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lql.results.base import Column, Form, Kind, Result, Unit, fields_of
-from lql.results.pictures import LensCell, LensMap
+from lql.results.pictures import AttentionMap, HeadShares, LensCell, LensMap
 
 TOKEN_COLUMNS = (
     Column("rank", Kind.INTEGER),
@@ -298,6 +298,20 @@ class ExplainInferResult(Result):
             if not layer.features:
                 rows.append(ExplainInferRow(*head, None, None, None, None, None, None))
         return tuple(rows)
+
+    def attention_map(self) -> AttentionMap | None:
+        """What each head looks at most, WITH ATTENTION; its other tokens count nothing here."""
+        if self.attention is None:
+            return None
+        count = len(self.prompt_tokens)
+        most = max((len(row.positions) for row in self.attention), default=0)
+        heads = []
+        for row in self.attention:
+            shares = dict(zip(row.positions, row.shares, strict=True))
+            whole = tuple(shares.get(position, 0.0) for position in range(count))
+            heads.append(HeadShares(row.layer, row.head, whole))
+        title = self.prompt if most >= count else f"{self.prompt} (each head's {most} strongest)"
+        return AttentionMap(title, tuple(each.token for each in self.prompt_tokens), tuple(heads))
 
     def lens_map(self) -> LensMap:
         """The lens at the last position, layer by layer."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lql.results.base import Column, Form, Kind, Record, Result, Unit, fields_of
 from lql.results.forward import TOKEN_COLUMNS, TokenRow
+from lql.results.pictures import Contributions, LensMap, traced_contributions, traced_lens
 
 _PLACE = (
     Column("layer", Kind.INTEGER),
@@ -132,6 +133,16 @@ class TraceResult(Result):
     def records(self) -> Sequence[TraceRow]:
         """Layers ascending, positions within."""
         return self.layers
+
+    def lens_map(self) -> LensMap | None:
+        """The logit lens over layers and positions."""
+        return traced_lens(self.prompt or "", self.layers)
+
+    def contributions(self) -> Contributions | None:
+        """What adds up to the target's logit."""
+        if self.target is None:
+            return None
+        return traced_contributions(self.prompt or "", self.target, self.layers, self.constant)
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, the layers, the prediction."""
