@@ -68,7 +68,7 @@ def needs(statement: ast.Statement) -> Needs:
             return _select(query)
         case ast.Assert(subject=subject):
             return _select(subject) if isinstance(subject, ast.Select) else _RUN
-        case ast.Insert() | ast.Rebalance():
+        case ast.Insert() | ast.Rebalance() | ast.CompactMajor():
             return _RUN_VINDEX
         case ast.Delete(check=check) | ast.Update(check=check):
             return _BROWSED if check is ast.Check.NONE else _RUN_VINDEX
