@@ -33,7 +33,7 @@ SCRIPT = 'USE "tiny.vindex"; WALK "x" TOP 1; SHOW LAYERS 0-1;'
         (["-e", ""], 0, ""),
         (["-e", "SELEC 1;"], 1, "LQL0104"),
         (["-e", "STATS;"], 1, "LQL0501"),
-        (["-e", "SHOW COMPACT STATUS;"], 1, "LQL0901"),
+        (["-e", 'USE REMOTE "http://x";'], 1, "LQL0901"),
         (["-u", "tiny.vindex", "-e", "SHOW LAYERS 0-9;"], 1, "LQL0302"),
         (["-e", 'STATS "a"; STATS "b"', "--param", "n=1"], 1, "LQL0202"),
         (["--no-such-option"], 2, "LQL0902"),

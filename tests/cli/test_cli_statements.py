@@ -223,9 +223,6 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
 @pytest.mark.parametrize(
     "statement",
     [
-        'INSERT INTO EDGES (entity, relation, target) VALUES ("a", "b", "c") MODE COMPOSE;',
-        "DELETE FROM EDGES WHERE layer = 1 AND feature = 2;",
-        'EXPLAIN DESCRIBE "x";',
         'USE REMOTE "http://localhost";',
         'USE MODEL "x" AUTO_EXTRACT;',
         'INFER "x" ROUTE VERIFY COMPARE;',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +132,9 @@ def test_another_family_and_other_tensors_are_refused(laboratory: Laboratory) ->
 
 
 def test_bfloat16_keeps_its_bits_both_ways(laboratory: Laboratory) -> None:
-    model = laboratory.written(row("llama-bf16")).model.to(torch.bfloat16)
-    try:
-        with lql.from_transformers(model, Tokenizer()) as session:
-            state = session.to_transformers().state_dict
-        assert {each.dtype for each in state.values()} == {torch.bfloat16}
-        own = model.state_dict()
-        assert all(torch.equal(each, own[name]) for name, each in state.items())
-    finally:
-        model.to(torch.float32)
+    model = copy.deepcopy(laboratory.written(row("llama-bf16")).model).to(torch.bfloat16)
+    with lql.from_transformers(model, Tokenizer()) as session:
+        state = session.to_transformers().state_dict
+    assert {each.dtype for each in state.values()} == {torch.bfloat16}
+    own = model.state_dict()
+    assert all(torch.equal(each, own[name]) for name, each in state.items())

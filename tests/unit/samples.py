@@ -7,6 +7,7 @@ from dataclasses import replace
 from lql.results import Column, Kind, Result, Unit
 from lql.results.browse import DescribeResult, EdgeRow, ExplainWalkResult, FeatureRow, WalkResult
 from lql.results.commands import FileRow, InfoResult, VerifyResult
+from lql.results.compile import CompileModelResult, CompileVindexResult, MergeResult
 from lql.results.composed import BalanceResult, BalanceRow, CompactStatusResult
 from lql.results.edits import (
     ConflictRow,
@@ -35,6 +36,8 @@ from lql.results.forward import (
 )
 from lql.results.lifecycle import DefineRelationResult, ExtractResult, SetResult, UseResult
 from lql.results.pictures import PlotResult
+from lql.results.plan import PlanResult
+from lql.results.scripts import AssertResult
 from lql.results.show import BandRow, StatsResult
 from lql.results.table import CopyResult, TableResult
 from lql.results.trace import (
@@ -276,6 +279,58 @@ EVERY: tuple[Result, ...] = (
     DefineRelationResult(relation="anthem", templates=("{entity} sings",), kind=None),
     EXPLAIN,
     TABLE,
+    AssertResult(claim='INFER "[x]"', expected="= \x1b[1m", found=" Lyon", message="[bold]"),
+    CompileVindexResult(
+        source="CURRENT with 1 edit",
+        path="[x].vindex",
+        rewritten=("down_weights.bin",),
+        shared={"norms.bin": "linked"},
+        left_out=("lql_answers_country.bin",),
+        facts=1,
+        conflicts=0,
+        size_bytes=4096,
+        new_bytes=1024,
+        edited_values=576,
+        rounding=1e-4,
+        requantised_values=256,
+        requantised_error=0.01,
+        requantised_relative=0.002,
+        seconds=0.5,
+    ),
+    CompileModelResult(
+        source="x.vindex",
+        path="[x].gguf",
+        format="gguf",
+        files={"[x].gguf": 4096},
+        encodings={"f16": 2, "f32": 1},
+        conflicts=0,
+        size_bytes=4096,
+        rounding=0.0,
+        rounding_relative=0.0,
+        seconds=0.5,
+    ),
+    MergeResult(
+        source="[a].vindex",
+        target="CURRENT",
+        on_conflict="keep source",
+        facts=1,
+        features=2,
+        conflicts=1,
+        kept=0,
+        seconds=0.1,
+    ),
+    PlanResult(
+        statement='INFER "[x]"',
+        source="[x].vindex",
+        model="llama",
+        level_needed="inference",
+        level="browse",
+        obstacle="it holds no weights",
+        device="cpu",
+        dtype="f16",
+        layers="0-29",
+        steps=(),
+    ),
     CopyResult(path="x.csv", format="csv", rows_written=2, size_bytes=99),
     PlotResult(statement="EXPLAIN INFER", kind="lens", path="x.png", size_bytes=99),
     STATS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vindex import answers, commit, files
+from vindex import commit, files, sidecar
 from vindex.answers import AnswerBackground, file_name, read_background, write_background
 from vindex.seal import read_seal
 from vindex.store import open_vindex
@@ -84,7 +84,7 @@ def test_dying_between_the_renames_leaves_a_vindex_that_opens(
     vindex: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_background(vindex, "country", "x", BACKGROUND)
-    real, calls = answers._replace, []
+    real, calls = sidecar._replace, []
 
     for fatal in range(3):  # out of the seal, the file, into the seal
         copy = vindex.with_name(f"copy{fatal}.vindex")
@@ -97,10 +97,10 @@ def test_dying_between_the_renames_leaves_a_vindex_that_opens(
                 raise KeyboardInterrupt
             real(path, data)
 
-        monkeypatch.setattr(answers, "_replace", dying)
+        monkeypatch.setattr(sidecar, "_replace", dying)
         with pytest.raises(KeyboardInterrupt):
             write_background(copy, "country", "y", BACKGROUND)
-        monkeypatch.setattr(answers, "_replace", real)
+        monkeypatch.setattr(sidecar, "_replace", real)
         open_vindex(copy).close()
         assert verify(copy).ok
         write_background(copy, "country", "y", BACKGROUND)

@@ -199,7 +199,7 @@ class TestCheck:
             ("SET nope = word", Code.UNKNOWN_OPTION),
             ("SET device = gpu", Code.WRONG_TYPE),
             ("DEFINE RELATION 'r' TEMPLATE '{entity}' KIND 'nope'", Code.UNKNOWN_KIND),
-            ("COMPACT MINOR", Code.NOT_AVAILABLE_YET),
+            ('USE REMOTE "http://x"', Code.NOT_AVAILABLE_YET),
             ("EXPLAIN SELECT layr FROM FEATURES", Code.UNKNOWN_COLUMN),
             ("SELECT layer FROM FEATURES", None),
             ("SHOW LAYERS 0-99", None),
