@@ -153,7 +153,7 @@ class Repl:
             typed_before=lambda: self._history.get_strings(),
             variables=dict(options.parameters),
         )
-        self._names = KnownNames(session)
+        self._names = KnownNames(session, ready=self._offer_names)
         self._runner = Runner(self._execute, timeout_s=options.timeout_s, say=self._shell.say)
         self._history = PrivateHistory(history_path(os.environ))
         self._prompt = self._make_prompt(color=options.render.color)
@@ -311,6 +311,17 @@ class Repl:
             busy_with=self._runner.busy_with,
             names=self._names.state.value if self._names.state is State.LOADING else "",
         )
+
+    def _offer_names(self) -> None:
+        """Complete what is being typed anew: names have come that were not there yet."""
+        app = self._prompt.app
+        if app.loop is not None and app.is_running:
+            app.loop.call_soon_threadsafe(self._complete)
+
+    def _complete(self) -> None:
+        buffer = self._prompt.default_buffer
+        if buffer.text and buffer.complete_state is None:
+            buffer.start_completion()
 
     def _changes_by_itself(self) -> bool:
         """Whether the toolbar may change while nobody types."""

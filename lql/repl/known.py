@@ -97,11 +97,18 @@ class KnownNames:
     Args:
         session: whose vindex; asked on the thread that types.
         gather: reads the names of a vindex. Called on a thread of its own.
+        ready: called on that thread once names are there.
     """
 
-    def __init__(self, session: Session, gather: Callable[[Path], Known] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        gather: Callable[[Path], Known] | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         self._session = session
         self._gather = gather or gathered
+        self._ready = ready
         self._path: Path | None = None
         self._known = NOTHING_KNOWN
         self.state = State.NOTHING
@@ -128,6 +135,7 @@ class KnownNames:
             known, state = NOTHING_KNOWN, State.FAILED
         if path == self._path:  # nothing else was opened meanwhile
             self._known, self.state = known, state
+            self._ready()
 
 
 def _path(session: Session) -> Path | None:
