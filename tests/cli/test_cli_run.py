@@ -179,7 +179,7 @@ def test_a_conversation_on_a_terminal(lql: Lql) -> None:
     terminal.wait_for("> ")
     terminal.type("The capital\r")
     terminal.wait_for("The capital")
-    time.sleep(0.5)
+    time.sleep(0.1)
     terminal.type("\x03")
     terminal.wait_for("> ")
     terminal.type("/rset\r")
