@@ -259,10 +259,6 @@ class Context:
             return self.state.loaded
         return _edited_model(self.state.loaded, view, self.state.edited_as(view))
 
-    def source_with(self, view: EditView) -> EditedVindex:
-        """The current vindex with the weights of another view."""
-        return self.state.edited_as(view)
-
     def tables(self, title: str) -> ModelTables:
         """The tables of the current vindex, kept until another becomes current.
 

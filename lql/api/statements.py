@@ -203,7 +203,7 @@ class Statements(ABC):
             _required(ast.Table, table),
             distinct=distinct,
             nearest=nearest,
-            where=_where(where),
+            where=None if where is None else _where(where),
             group_by=tuple(_column(name) for name in group_by),
             having=None if having is None else having.condition,
             order_by=tuple(
@@ -281,10 +281,9 @@ class Statements(ABC):
         )
         if not assignments:
             raise _nothing("update sets a target or a confidence")
-        condition = _where(where)
-        assert condition is not None, "UPDATE has a condition"
-        table = ast.Table.FEATURES if features else ast.Table.EDGES
-        statement = ast.Update(assignments, condition, table, check=_word(ast.Check, check))
+        statement = ast.Update(
+            assignments, _where(where), _edited(features), check=_word(ast.Check, check)
+        )
         return self._run(statement, EditResult)
 
     def delete(
@@ -297,10 +296,7 @@ class Statements(ABC):
         """DELETE inserted facts, or switch ``features`` of the model off."""
         from lql.results.edits import EditResult
 
-        condition = _where(where)
-        assert condition is not None, "DELETE has a condition"
-        table = ast.Table.FEATURES if features else ast.Table.EDGES
-        statement = ast.Delete(condition, table, check=_word(ast.Check, check))
+        statement = ast.Delete(_where(where), _edited(features), check=_word(ast.Check, check))
         return self._run(statement, EditResult)
 
     def undo(self, steps: int = 1) -> PatchResult:
@@ -432,9 +428,11 @@ def _column(name: str) -> ast.Column:
     return operand
 
 
-def _where(where: Where | Mapping[str, object] | None) -> ast.Condition | None:
-    if where is None:
-        return None
+def _edited(features: bool) -> ast.Table:
+    return ast.Table.FEATURES if features else ast.Table.EDGES
+
+
+def _where(where: Where | Mapping[str, object]) -> ast.Condition:
     if not isinstance(where, Mapping):
         return where.condition
     from lql.api.conditions import literal

@@ -148,7 +148,7 @@ def _solved(
     )  # [F, D]
     own = {feature for _, feature in slots}
     operations: list[Operation] = list(freed)
-    source = context.source_with(without)
+    source = context.state.edited_as(without)
     for feature in np.flatnonzero(change.any(axis=1)).tolist():
         if feature not in own:
             down = down_vector(source, (layer, feature)) + change[feature]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from lql.codes import Code
 from lql.errors import LqlError
 from lql.results.compile import CompileModelResult, CompileVindexResult, MergeResult
 from lql.session import Session, connect
+from tests.unit.statements import one
 from vindex.comparing import differing_features
 from vindex.edits import (
     ChangeFeature,
@@ -34,29 +34,6 @@ PROMPT = "The capital of Hungary is"
 HUNGARY = (
     'INSERT INTO EDGES (entity, relation, target) VALUES ("Hungary", "capital", "Oslo") CHECK NONE;'
 )
-
-
-@pytest.fixture(scope="module")
-def vindex(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    target = tmp_path_factory.mktemp("compile") / "tiny.vindex"
-    with Session() as session:
-        session.run(
-            "EXTRACT MODEL :model INTO :target DTYPE f32;",
-            parameters={"model": data_dir / "golden/checkpoints/llama_h96", "target": target},
-        )
-    return target
-
-
-@pytest.fixture
-def session(vindex: Path) -> Iterator[Session]:
-    with connect(vindex) as opened:
-        yield opened
-        opened.discard_edits()
-
-
-def one(session: Session, statement: str, **parameters: Any) -> Any:
-    (result,) = session.run(statement, parameters=parameters)
-    return result
 
 
 def refused(session: Session, statement: str, code: Code, **parameters: Any) -> LqlError:

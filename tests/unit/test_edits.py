@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lql.results.edits import DiffResult, EditResult, EditsResult, PatchResult
 from lql.results.forward import InferResult
 from lql.session import Session, connect
 from lql.syntax_words import PromptMode
+from tests.unit.statements import one
 from tests.unit.vindex_files import VINDEXES
 from vindex.edits import FeatureEdit
 from vindex.store import open_vindex
@@ -32,29 +32,6 @@ PROMPT = "The capital of Hungary is"
 SEQUENCES = int(os.environ.get("LQL_SEQUENCES", "4"))
 INSERT = "INSERT INTO EDGES (entity, relation, target) VALUES"
 HUNGARY = f'{INSERT} ("Hungary", "capital", "Oslo") CHECK NONE;'
-
-
-@pytest.fixture(scope="module")
-def vindex(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    target = tmp_path_factory.mktemp("edits") / "tiny.vindex"
-    with Session() as session:
-        session.run(
-            "EXTRACT MODEL :model INTO :target DTYPE f32;",
-            parameters={"model": data_dir / "golden/checkpoints/llama_h96", "target": target},
-        )
-    return target
-
-
-@pytest.fixture
-def session(vindex: Path) -> Iterator[Session]:
-    with connect(vindex) as opened:
-        yield opened
-        opened.discard_edits()
-
-
-def one(session: Session, statement: str, **parameters: Any) -> Any:
-    (result,) = session.run(statement, parameters=parameters)
-    return result
 
 
 def infer(session: Session, prompt: str = PROMPT) -> InferResult:

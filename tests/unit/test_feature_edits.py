@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lql.codes import Code
-from lql.errors import LqlError
 from lql.execute import chosen
 from lql.execute.feature_edits import down_vector, head_direction
 from lql.session import Session, connect
+from tests.unit.statements import one, refused
 from vindex.edits import Slot
 
 IDS = tuple(range(5, 25))
 INSERT = "INSERT INTO EDGES (entity, relation, target) VALUES"
-
-
-@pytest.fixture(scope="module")
-def vindex(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    target = tmp_path_factory.mktemp("features") / "tiny.vindex"
-    with Session() as session:
-        session.run(
-            "EXTRACT MODEL :model INTO :target DTYPE f32;",
-            parameters={"model": data_dir / "golden/checkpoints/llama_h96", "target": target},
-        )
-    return target
-
-
-@pytest.fixture
-def session(vindex: Path) -> Iterator[Session]:
-    with connect(vindex) as opened:
-        yield opened
-        opened.discard_edits()
-
-
-def one(session: Session, statement: str, **parameters: Any) -> Any:
-    (result,) = session.run(statement, parameters=parameters)
-    return result
-
-
-def refused(session: Session, statement: str) -> LqlError:
-    before = (session.overlay.edits, session.overlay.view)
-    with pytest.raises(LqlError) as caught:
-        session.run(statement)
-    assert (session.overlay.edits, session.overlay.view) == before
-    return caught.value
 
 
 def activation(session: Session, slot: Slot, prompt: str = "The capital of Hungary is") -> float:

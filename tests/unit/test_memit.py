@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lql.inference.gradients import traced
 from lql.inference.linear import Coarse
 from lql.inference.packed import PackedSequence
 from lql.session import Session, connect
+from tests.unit.statements import one
 from tests.unit.tiny_models import GEMMA3_TINY, LLAMA_TINY, decoder, source
 from vindex.edits import WrittenFact
 from vindex.errors import PatchInvalid
@@ -114,29 +114,6 @@ def _logits(model: Decoder, delta: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------- written facts
-
-
-@pytest.fixture(scope="module")
-def vindex(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    target = tmp_path_factory.mktemp("memit") / "tiny.vindex"
-    with Session() as session:
-        session.run(
-            "EXTRACT MODEL :model INTO :target DTYPE f32;",
-            parameters={"model": data_dir / "golden/checkpoints/llama_h96", "target": target},
-        )
-    return target
-
-
-@pytest.fixture
-def session(vindex: Path) -> Iterator[Session]:
-    with connect(vindex) as opened:
-        yield opened
-        opened.discard_edits()
-
-
-def one(session: Session, statement: str, **parameters: Any) -> Any:
-    (result,) = session.run(statement, parameters=parameters)
-    return result
 
 
 def written(session: Session) -> list[WrittenFact]:
