@@ -60,11 +60,15 @@ class LqlMagics(Magics):  # type: ignore[misc]
     def _run(self, read: Cell) -> Result | None:
         names = self.shell.user_ns
         script = self.session.prepare(read.text, name=read.name, parameters=values(names))
-        last = None
-        for result in self._runner.run(script):  # the interrupt button stops between two layers
+        last: Result | None = None
+
+        def show(result: Result) -> None:
+            nonlocal last
             if last is not None:
                 display(last)
             last = result
+
+        self._runner.show_each(script, show)  # the interrupt button stops between two layers
         if read.target is None:
             return last
         names[read.target] = last

@@ -224,11 +224,14 @@ class Repl:
         if _replaces_base(script) and not self._may_drop("this drops"):
             return
         shown = self._shell.showing()
+
+        def show(result: Result) -> None:
+            self._progress.clear()
+            shown.write(result)
+            self._reporter.finished(result)
+
         try:
-            for result in self._runner.run(script):
-                self._progress.clear()
-                shown.write(result)
-                self._reporter.finished(result)
+            self._runner.show_each(script, show)
         finally:
             self._progress.detach()
 

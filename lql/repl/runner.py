@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -62,7 +62,22 @@ class Runner:
         """The title of a detached statement that has not ended yet."""
         return self._current if self._turn.locked() else None
 
-    def run(self, script: ast.Script) -> Iterator[Result]:
+    def show_each(self, script: ast.Script, show: Callable[[Result], None]) -> None:
+        """Run the statements of a script in order, each shown before the next begins.
+
+        Args:
+            show: may be interrupted by Ctrl-C, as a statement may.
+
+        Raises: see ``run``.
+        """
+        results = self.run(script)
+        for result in results:
+            try:
+                show(result)
+            except KeyboardInterrupt as pressed:
+                results.throw(pressed)
+
+    def run(self, script: ast.Script) -> Generator[Result, None, None]:
         """Run the statements of a script in order, and yield each result before the next begins.
 
         Raises:
@@ -81,7 +96,11 @@ class Runner:
             except LqlError as error:
                 error.diagnostic = _with_rest(error.diagnostic, left)
                 raise
-            yield result
+            try:
+                yield result
+            except KeyboardInterrupt:  # pressed while the result was shown
+                stopped = Diagnostic(Code.CANCELLED, "cancelled")
+                raise LqlRuntimeError(_with_rest(stopped, left)) from None
             if cancel.cancelled and left:  # too late to stop this statement, not the next ones
                 raise LqlRuntimeError(_with_rest(Diagnostic(Code.CANCELLED, "cancelled"), left))
 

@@ -88,8 +88,7 @@ def test_the_interrupt_button_stops_a_statement_and_the_session_goes_on(
         manager.interrupt_kernel()
         reply = reply_of(client, busy)
         assert reply["status"] == "error"
-        # In a statement it is ours, between two of them Python's own.
-        assert "cancelled" in reply["evalue"] or reply["ename"] == "KeyboardInterrupt"
+        assert "cancelled" in reply["evalue"]
         status = "aborted"
         while status == "aborted":  # a kernel drops what was sent right after an error
             again = client.execute_interactive("%lql SHOW LAYERS 1-1", timeout=60)

@@ -241,3 +241,18 @@ def test_a_bug_in_a_statement_comes_through_as_it_is() -> None:
         list(runner.run(script(1)))
 
     assert runner.busy_with is None
+
+
+def test_ctrl_c_while_a_result_is_shown_stops_the_statements_after_it() -> None:
+    shown: list[Result] = []
+
+    def show(each: Result) -> None:
+        shown.append(each)
+        raise KeyboardInterrupt
+
+    runner = Runner(lambda *_: result("a"))
+    with pytest.raises(LqlError) as caught:
+        runner.show_each(script(3), show)
+    assert len(shown) == 1
+    assert caught.value.code is Code.CANCELLED
+    assert caught.value.diagnostic.notes == ("2 statements after it did not run",)

@@ -109,8 +109,8 @@ def test_ctrl_c_stops_a_running_script(shell: Terminal) -> None:
     shell.type(CTRL_C)
     shell.wait_for_prompt()
 
-    # How many did not run is said where it falls into a statement, not while a result is printed.
     assert any(line.startswith("cancelled") for line in shell.screen.lines)
+    assert "after it did not run" in shell.screen.text
     shell.run("SHOW LAYERS 1-1;")
     assert cells(shell, "1")
 
