@@ -99,11 +99,11 @@ class Asker:
         ]
         answers = len(prompts) if completed is None else completed
         sequence, start = self._trunk(questions, cancel)
-        leaves = [sequence.tree.add(ids) for ids in prompts]
+        leaves = [sequence.tree.add_new(ids, start) for ids in prompts]
         if len(sequence.tree) + answers * COMPLETION > sequence.capacity:
             branches = len(sequence.tree) - start + answers * COMPLETION
             sequence, start = self._trunk(questions, cancel, branches)
-            leaves = [sequence.tree.add(ids) for ids in prompts]
+            leaves = [sequence.tree.add_new(ids, start) for ids in prompts]
         h = sequence.read(observe=observe, cancel=cancel)
         logprobs = self.logprobs(h[[leaf - start for leaf in leaves]])
         width = len(questions)

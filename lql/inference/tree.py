@@ -48,12 +48,25 @@ class TokenTree:
             node = self.join(token, node) if known is None else known
         return node
 
+    def add_new(self, ids: Sequence[int], start: int) -> int:
+        """Put a prompt at the root whose last token is a node from number ``start`` on.
+
+        Where the tree holds the prompt in older nodes, whose outputs are no longer at hand, its
+        last token joins once more.
+        """
+        node = self.add(ids)
+        if node >= start:
+            return node
+        path = self._paths[node]
+        return self.join(ids[-1], int(path[-2]) if len(path) > 1 else -1)
+
     def cut(self, length: int) -> None:
         """Forget the nodes from number ``length`` on."""
         for node in range(length, len(self.ids)):
             path = self._paths[node]
-            parent = int(path[-2]) if len(path) > 1 else -1
-            self._children.pop((parent, self.ids[node]), None)
+            place = int(path[-2]) if len(path) > 1 else -1, self.ids[node]
+            if self._children.get(place) == node:
+                del self._children[place]
         del self.ids[length:], self._paths[length:]
 
     def depth(self, node: int) -> int:
@@ -74,7 +87,7 @@ class TokenTree:
         self.ids.append(token)
         above = self._paths[parent] if parent >= 0 else np.empty(0, np.int64)
         self._paths.append(np.append(above, node))
-        self._children[parent, token] = node
+        self._children.setdefault((parent, token), node)
         return node
 
 

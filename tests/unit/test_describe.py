@@ -192,6 +192,16 @@ def test_any_name_is_a_name(session: Session, name: str) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["Malaysia", "Max", "Chad", "Fiji"])
+def test_the_entities_of_the_catalogue_are_described_like_others(
+    session: Session, name: str
+) -> None:
+    # An example's own lines are left out for itself: its prompt is how those of others begin.
+    session.query('DESCRIBE "Zog"')
+    session.query("DESCRIBE :e EVIDENCE ANSWER", e=name)
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["", "  ", "...", "{}", "x " * 70, "y" * 100_000])
 def test_what_is_no_name_is_refused(session: Session, name: str) -> None:
     with pytest.raises(LqlTypeError) as caught:

@@ -107,6 +107,23 @@ def test_a_tree_that_was_cut_is_the_tree_before(
     assert [tree.add(ids) for ids in others] == [fresh.add(ids) for ids in others]
 
 
+@given(PROMPTS, PROMPTS)
+def test_a_prompt_that_older_nodes_hold_gets_a_new_last_one(
+    prompts: list[tuple[int, ...]], others: list[tuple[int, ...]]
+) -> None:
+    tree = TokenTree()
+    for ids in prompts:
+        tree.add(ids)
+    before, length = list(tree.ids), len(tree)
+    for ids in [*others, *prompts]:
+        node = tree.add_new(ids, length)
+        assert node >= length
+        assert tree.prompt(node) == ids
+    tree.cut(length)
+    assert [tree.prompt(tree.add(ids)) for ids in prompts] == prompts
+    assert tree.ids == before
+
+
 def test_paths_that_the_model_has_no_positions_for_are_refused(tmp_path: Path) -> None:
     with source(tmp_path, {**LLAMA_TINY, "max_position_embeddings": 16}) as opened:
         sequence = PackedSequence(decoder(opened), 40)
