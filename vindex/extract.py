@@ -143,7 +143,7 @@ def _report(job: Extraction, out: Path) -> ExtractReport:
         dtype=job.dtype,
         num_layers=job.spec.num_layers,
         num_features=sum(layer.ffn.width for layer in job.spec.layers),
-        files={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        files=files.stored_sizes(out),
         dropped=job.ledger.dropped,
         notes=job.ledger.notes,
         phases=job.clock.phases(),

@@ -31,7 +31,7 @@ from vindex.manifest import HEAD_KEY, ManifestEntry, parse_manifest, stored_entr
 from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
-from vindex.spec import GATE_ROLES, ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import GATE_ROLES, ModelSpec, MoeSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
@@ -87,6 +87,8 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or HEAD_KEY in declared
     have_keys = entries.keys() | quantised.keys() | ({HEAD_KEY} if may_have_head else set())
     spec, notes = _read_spec(path, index, seal, have_keys, supplement)
+    if isinstance(spec, ModelSpec) and index.quant is not Quant.NONE:
+        entries, quantised = _with_experts(path, index, spec, entries, quantised, maps)
     embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
     embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
@@ -156,7 +158,7 @@ def _find(path: Path) -> None:
 def _check_seal(path: Path, index: VindexIndex) -> Seal | None:
     seal = read_seal(path)
     if seal is not None:
-        seal.check_sizes(path)
+        seal.check_sizes(path, extract_hint(index, path, index.extract_level))
     elif index.ours:
         raise VindexIncomplete(
             f"{path} has no {files.SEAL}: its extract was interrupted or the copy is partial",
@@ -303,6 +305,24 @@ def _read_quantised(
     )
 
 
+def _with_experts(
+    path: Path,
+    index: VindexIndex,
+    spec: ModelSpec,
+    entries: Mapping[str, ManifestEntry],
+    quantised: Mapping[str, QuantEntry],
+    maps: dict[str, MappedFile],
+) -> tuple[dict[str, ManifestEntry], dict[str, QuantEntry]]:
+    """Both, with what larql keeps in its own way where experts stand beside a dense FFN."""
+    from vindex import layer_files
+
+    hint = extract_hint(index, path, index.extract_level)
+    experts = layer_files.read_entries(path, spec, index, hint, maps)
+    for key in experts.keys() & quantised.keys():
+        raise VindexInvalid(f"{key!r} is quantised twice in {path}", path=path)
+    return layer_files.with_whole_routers(entries, spec), {**quantised, **experts}
+
+
 def _read_spec(
     path: Path,
     index: VindexIndex,
@@ -356,8 +376,14 @@ def _check_agreement(path: Path, index: VindexIndex, spec: ModelSpec) -> None:
             if info.layer < spec.num_layers
         ),
     )
+    beside = {
+        f"features of layer {layer.index}": layer.ffn.beside.ffn.width
+        for layer in spec.layers
+        if isinstance(layer.ffn, MoeSpec) and layer.ffn.beside is not None and not index.ours
+    }
     for what, of_config, of_index in facts:
-        if of_config != of_index:
+        # larql gives the experts beside a dense FFN no features.
+        if of_index not in (of_config, beside.get(what)):
             raise VindexInvalid(
                 f"{files.CONFIG} and {files.INDEX} disagree about the {what}: "
                 f"{of_config:,} and {of_index:,}",

@@ -238,11 +238,21 @@ class Vindex(Closing):
         return StoredTensor(key, dtype, array)
 
     def _gate_part(self, role: Role, layer: int, expert: int | None) -> StoredTensor:
-        """The gate matrix of one FFN of a layer: some rows of the layer's block."""
+        """The gate matrix of one FFN of a layer: some rows of the layer's block.
+
+        larql has no gate vectors of experts beside a dense FFN: those are decoded.
+        """
         part = self._parts[role, layer, expert]
+        if self.num_features(layer) < part.first + part.ffn.width:
+            return self._decoded(self._keys[role, layer, expert])
         whole = self.gate(layer)
         rows = whole.array[part.first : part.first + part.ffn.width]
         return StoredTensor(self._keys[role, layer, expert], whole.dtype, rows)
+
+    def _decoded(self, key: str) -> StoredTensor:
+        """A quantised gate matrix in floats, ``[F, D]``, in new memory."""
+        blocks = self.quantised(key, self.index.hidden_size)
+        return StoredTensor(key, StorageDtype.F32, blocks.rows(0, blocks.shape[0]))
 
     @cached_property
     def _parts(self) -> Mapping[TensorIdentity, FfnPart]:
@@ -409,7 +419,7 @@ class Vindex(Closing):
 
     def size_bytes(self) -> int:
         """Bytes of all files of the directory."""
-        return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
+        return sum(files.stored_sizes(self.path).values())
 
     def close(self) -> None:
         """Let go of the files. Arrays handed out stay valid until they are dropped."""
