@@ -83,6 +83,7 @@ class Extraction:
         scorer: the kernel of down_meta.
         quant: what becomes of matrices; norms and biases of a quantised vindex are f32.
         down_q4k: quantise down matrices as coarsely as the others.
+        drop_gate_vectors: keep gate matrices in blocks alone.
         clock: gains the seconds of ``read``, ``hash``, ``write``, ``score`` and ``sync``.
     """
 
@@ -97,6 +98,7 @@ class Extraction:
     clock: Clock
     quant: Quant = Quant.NONE
     down_q4k: bool = False
+    drop_gate_vectors: bool = False
 
     @property
     def _embed(self) -> tuple[TensorSpec, str]:
@@ -146,7 +148,8 @@ class Extraction:
         return in_blocks and in_layer_file(tensor, self.spec)
 
     def _in_floats(self, tensor: TensorSpec) -> bool:
-        return tensor.role in GATE_ROLES or not self._in_blocks(tensor)
+        kept = tensor.role in GATE_ROLES and not self.drop_gate_vectors
+        return kept or not self._in_blocks(tensor)
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""

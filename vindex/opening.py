@@ -8,7 +8,6 @@ answers.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +23,8 @@ from vindex.errors import (
     VindexInvalid,
     VindexNotFound,
 )
-from vindex.files import ByteRange, MappedFile
+from vindex.files import MappedFile
+from vindex.gate_vectors import GateVectors, check_file
 from vindex.index import VindexIndex, parse_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import HEAD_KEY, ManifestEntry, parse_manifest, stored_entries
@@ -72,7 +72,8 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     if seal is not None:
         seal.check_bytes(files.INDEX, index_bytes, path)
     maps = _map_known(path)
-    _check_gate(path, index, maps)
+    extract_again = extract_hint(index, path, index.extract_level)
+    check_file(path, index, maps.get(files.GATE), extract_again)
     _check_down_meta(index, maps)
     if tokens.FILE in maps:
         StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
@@ -88,7 +89,9 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     have_keys = entries.keys() | quantised.keys() | ({HEAD_KEY} if may_have_head else set())
     spec, notes = _read_spec(path, index, seal, have_keys, supplement)
     if isinstance(spec, ModelSpec) and index.quant is not Quant.NONE:
-        entries, quantised = _with_experts(path, index, spec, entries, quantised, maps)
+        entries, quantised = _with_experts(path, spec, index, entries, quantised, maps)
+    known = spec if isinstance(spec, ModelSpec) else None
+    GateVectors(index, known, maps, quantised).check(path, extract_again)
     embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
     embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
@@ -181,52 +184,6 @@ def _map_known(path: Path) -> dict[str, MappedFile]:
     return {name: MappedFile(path, name) for name in names if (path / name).exists()}
 
 
-def _check_gate(path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]) -> None:
-    mapped = maps.get(files.GATE)
-    if mapped is None:
-        if index.quant is not Quant.NONE:
-            raise Unsupported(
-                f"{path} keeps its gate vectors only in quantised form, "
-                "which comes with a later version",
-                path=path,
-            )
-        raise VindexIncomplete(
-            f"{files.GATE} is missing from {path}",
-            hint=extract_hint(index, path, index.extract_level),
-            path=path,
-        )
-    spans: list[tuple[ByteRange, int]] = []
-    for info in index.layers:
-        expected = files.tensor_bytes((info.num_features, index.hidden_size), index.dtype.itemsize)
-        if info.length != expected:
-            raise VindexInvalid(
-                f"{files.INDEX}: layer {info.layer} has {info.length:,} bytes of gate vectors; "
-                f"{info.num_features:,} x {index.hidden_size:,} {index.dtype.value} are "
-                f"{expected:,}",
-                path=path / files.INDEX,
-            )
-        if info.offset % index.dtype.itemsize:
-            raise VindexInvalid(
-                f"{files.INDEX}: layer {info.layer} starts inside an element of {files.GATE}",
-                path=path / files.INDEX,
-            )
-        spans.append((ByteRange(info.offset, info.length), info.layer))
-    spans.sort()
-    for (span, layer), (after, other) in itertools.pairwise(spans):
-        if span.overlaps(after):
-            raise VindexInvalid(
-                f"{files.INDEX}: layers {layer} and {other} share bytes of {files.GATE}",
-                path=path / files.INDEX,
-            )
-    end = max((span.stop for span, _ in spans), default=0)
-    if end != mapped.size:
-        kind = VindexIncomplete if end > mapped.size else VindexInvalid
-        raise kind(
-            f"{files.GATE} has {mapped.size:,} bytes; {files.INDEX} describes {end:,}",
-            path=mapped.path,
-        )
-
-
 def _check_embeddings(
     path: Path, index: VindexIndex, size: int, maps: Mapping[str, MappedFile]
 ) -> StorageDtype:
@@ -307,8 +264,8 @@ def _read_quantised(
 
 def _with_experts(
     path: Path,
-    index: VindexIndex,
     spec: ModelSpec,
+    index: VindexIndex,
     entries: Mapping[str, ManifestEntry],
     quantised: Mapping[str, QuantEntry],
     maps: dict[str, MappedFile],

@@ -212,7 +212,7 @@ def _check_numbers(vx: Vindex, progress: Progress) -> Iterator[str]:
 
 def _tensors(vx: Vindex) -> Iterator[StoredTensor]:
     yield vx.embeddings
-    for layer in vx.layers:
+    for layer in vx.layers if vx.gate_vectors.in_file else ():
         yield vx.gate(layer)
     for key in vx.stored_keys:
         yield vx.stored(key)
