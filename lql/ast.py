@@ -135,6 +135,7 @@ class Extract(Node):
     quant: Quant | None = None
     overwrite: bool = False
     resume: bool = False
+    drop_gate_vectors: bool = False
     down_q4k: bool = False
 
 

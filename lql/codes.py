@@ -111,6 +111,7 @@ class Code(Enum):
 
     CHECKPOINT_UNREADABLE = ("LQL0701", "a checkpoint cannot be found or read")
     LEDGER_REFUSAL = ("LQL0702", "a checkpoint has unknown tensors or lacks some")
+    OPTIONS_CONFLICT = ("LQL0703", "what EXTRACT is asked for does not go together")
 
     NOT_AVAILABLE_YET = ("LQL0901", "the statement parses and is not available yet")
     USAGE = ("LQL0902", "the command line or the configuration is wrong")

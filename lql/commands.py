@@ -73,10 +73,17 @@ def run_extract(words: Sequence[str], reporter: Reporter) -> int:
         action="store_true",
         help="with q4k: the down matrices in 4 bits too, not 6: smaller, less exact",
     )
+    option(
+        "--drop-gate-vectors",
+        action="store_true",
+        help="with q4k: keep gate vectors in blocks alone; browsing decodes them",
+    )
     option("--overwrite", action="store_true", help="replace OUT if it exists")
     found = parser.words(words)
     if found.down_q4k and found.quant is not Quant.Q4K:
         raise usage("--down-q4k says how q4k is done", "add --quant q4k")
+    if found.drop_gate_vectors and found.quant is not Quant.Q4K:
+        raise usage("--drop-gate-vectors leaves gate vectors to q4k", "add --quant q4k")
     common = common_of(found)
     terminal = configure(common, reporter)
     statement = ast.Extract(
@@ -87,6 +94,7 @@ def run_extract(words: Sequence[str], reporter: Reporter) -> int:
         quant=found.quant,
         overwrite=found.overwrite,
         down_q4k=found.down_q4k,
+        drop_gate_vectors=found.drop_gate_vectors,
     )
     script = ast.Script((ast.Pipeline((statement,)),))
     progress = terminal.progress()

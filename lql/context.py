@@ -293,7 +293,7 @@ class Context:
 
     def read_gates(self, vindex: Vindex, layers: Iterable[int]) -> None:
         """Count gate vectors that were read from the first to the last."""
-        self.touched_bytes += sum(vindex.gate(layer).array.nbytes for layer in layers)
+        self.touched_bytes += sum(vindex.gate_vectors.stored_bytes(layer) for layer in layers)
 
     def note(self, sentence: str) -> None:
         """Tell people something beside the result."""

@@ -92,6 +92,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "components_clause": ("components", _all),
     "dtype_clause": ("dtype", _word(ast.StorageDtype)),
     "quant_clause": ("quant", _word(ast.Quant)),
+    "drop_gate_vectors_clause": ("drop_gate_vectors", _flag),
     "auto_extract_clause": ("auto_extract", _flag),
     "config_clause": ("config", only),
     "format_clause": ("format", _word(ast.ModelFormat)),

@@ -37,7 +37,8 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "EXTRACT",
         'EXTRACT MODEL "model" INTO "out.vindex" [WITH BROWSE|ATTENTION|INFERENCE|ALL] '
-        "[DTYPE F16|BF16|F32] [QUANT Q4K|NONE] [LAYERS a-b] [COMPONENTS …] [OVERWRITE|RESUME]",
+        "[DTYPE F16|BF16|F32] [QUANT Q4K|NONE] [DROP_GATE_VECTORS] [LAYERS a-b] [COMPONENTS …] "
+        "[OVERWRITE|RESUME]",
         "write a model's weights into a vindex",
         'EXTRACT MODEL "HuggingFaceTB/SmolLM2-135M-Instruct" INTO "smollm2.vindex" WITH INFERENCE',
     ),

@@ -197,6 +197,7 @@ def _lifecycle(
                 layers_text("LAYERS", node.layers),
                 name_text("DTYPE", node.dtype),
                 name_text("QUANT", node.quant),
+                flag_text("DROP_GATE_VECTORS", node.drop_gate_vectors),
                 flag_text("OVERWRITE", node.overwrite),
                 flag_text("RESUME", node.resume),
             )

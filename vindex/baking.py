@@ -112,7 +112,7 @@ def changes(source: Vindex) -> Iterator[Change]:
     base = source.base
     if source is base:
         return
-    for info in base.index.layers:
+    for info in base.index.layers if base.gate_vectors.in_file else ():
         old, new = base.gate(info.layer), source.gate(info.layer)
         if not same(old, new):
             yield Change(files.GATE, info.offset, partial(_floats, old, new))

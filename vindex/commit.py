@@ -78,6 +78,9 @@ class Stage:
             VindexError: the filesystem refused (no space, read-only, an I/O error).
         """
         with _explained(self.target):
+            for inner in self.path.iterdir():
+                if inner.is_dir():
+                    sync_directory(inner)
             sync_directory(self.path)
             exchanged = self._rename()
             self._published = True

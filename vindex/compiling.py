@@ -132,7 +132,7 @@ class _Job:
 
     def __post_init__(self) -> None:
         base = self._base.path
-        self.there = frozenset(path.name for path in base.iterdir() if path.is_file())
+        self.there = frozenset(files.stored_sizes(base))
         for change in changes(self.source):
             self.changed[change.file].append(change)
 
@@ -174,7 +174,7 @@ class _Job:
 
     def _splice(self, writer: StageWriter, base: MappedFile, changed: list[Change]) -> None:
         """A file of the base with some of its tensors replaced."""
-        name = base.path.name
+        name = base.name
         at = 0
         for change in sorted(changed, key=lambda each: each.offset):
             self._copy(writer, base, at, change.offset)
@@ -190,7 +190,7 @@ class _Job:
     def _copy(self, writer: StageWriter, base: MappedFile, start: int, stop: int) -> None:
         for at in range(start, stop, _COPY_BYTES):
             count = min(_COPY_BYTES, stop - at)
-            writer.file(base.path.name).write(base.bytes(ByteRange(at, count)))
+            writer.file(base.name).write(base.bytes(ByteRange(at, count)))
             self.progress.advance(count)
             self.progress.check()
 
@@ -210,13 +210,14 @@ class _Job:
         """A file as the base has it; texts are never linked, for people edit them in place."""
         known = None if seal is None else seal.sealed.get(name)
         source, target = self._base.path / name, writer.directory / name
-        if not name.endswith(".bin"):
+        if not name.endswith((".bin", ".weights")):
             data = files.read_small(source, _MAX_TEXT)
             if known is not None and seal is not None:
                 seal.check_bytes(name, data, self._base.path)
             writer.whole(name, data)
             self.shared[name] = Sharing.COPIED
             return
+        target.parent.mkdir(exist_ok=True)
         self.shared[name] = how = share(source, target)
         size = target.stat().st_size
         if known is None or how is Sharing.COPIED:
@@ -264,7 +265,7 @@ class _Job:
 
     def report(self, out: Path, seconds: float) -> CompileReport:
         """What stands at the target now."""
-        sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+        sizes = files.stored_sizes(out)
         linked = {name for name, how in self.shared.items() if how is not Sharing.COPIED}
         return CompileReport(
             path=out,

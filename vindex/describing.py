@@ -47,6 +47,7 @@ def describe(
     level: ExtractLevel,
     dtype: StorageDtype,
     quant: Quant,
+    ffn_layout: str | None,
     down_top_k: int,
 ) -> VindexIndex:
     """The index of a vindex about to be published, checksums still absent."""
@@ -69,6 +70,7 @@ def describe(
         extract_level=level,
         dtype=dtype,
         quant=quant,
+        ffn_layout=ffn_layout,
         layer_bands=bands_for(spec.family, spec.num_layers),
         layers=tuple(layers),
         down_top_k=down_top_k,

@@ -16,7 +16,8 @@
     ├── NotEncodable          VDX11  NaN, infinity or a magnitude beyond a block format
     ├── PatchInvalid          VDX12  a patch file is malformed, or names what the base has not
     ├── OtherBase             VDX13  a patch was made over other weights
-    └── TraceInvalid          VDX16  a file is no trace
+    ├── TraceInvalid          VDX16  a file is no trace
+    └── OptionsConflict       VDX17  what an extract is asked for does not go together
 
 Facts are attributes; ``str(error)`` is one sentence, ``hint`` the next step.
 """
@@ -137,3 +138,9 @@ class TraceInvalid(VindexError):
     """A file is no trace, or contradicts itself."""
 
     code = "VDX16"
+
+
+class OptionsConflict(VindexError):
+    """What an extract is asked for does not go together; nothing was written."""
+
+    code = "VDX17"

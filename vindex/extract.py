@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vindex import files
+from vindex.blocks import in_blocks
 from vindex.checkpoint import Checkpoint, Dropped, balance
 from vindex.commit import Stage, refuse_existing, write_error
-from vindex.errors import CheckpointError, TargetExists, VindexError
+from vindex.errors import CheckpointError, OptionsConflict, TargetExists, VindexError
 from vindex.extraction import Extraction
 from vindex.families import spec_from_config
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.progress import NullProgress, Progress
 from vindex.scoring import NumpyScorer, TokenScorer
+from vindex.spec import GATE_ROLES
 from vindex.store import open_vindex
 from vindex.writing import Clock, Phase, StageWriter, peak_rss_bytes
 
@@ -77,6 +79,7 @@ def extract(
     dtype: StorageDtype = StorageDtype.F16,
     quant: Quant = Quant.NONE,
     down_q4k: bool = False,
+    drop_gate_vectors: bool = False,
     overwrite: bool = False,
     scorer: TokenScorer | None = None,
     progress: Progress | None = None,
@@ -91,6 +94,8 @@ def extract(
         quant: what becomes of the matrices of attention, FFN and head. ``dtype`` is then that of
             the embedding and the gate vectors for browsing.
         down_q4k: quantise down matrices as coarsely as the others.
+        drop_gate_vectors: leave out the gate vectors for browsing, which are then decoded from the
+            blocks of the FFNs; legal where those are there.
         overwrite: replace an existing vindex, atomically.
         scorer: the kernel of down_meta; the result is the same with any.
         progress: told about phases; its ``check`` may raise to cancel.
@@ -99,6 +104,7 @@ def extract(
         TargetExists: ``out`` exists and ``overwrite`` is false, or it is not a vindex.
         LedgerRefusal: the checkpoint's tensors do not account for the model.
         Unsupported: the model, or block quantisation.
+        OptionsConflict: gate vectors are to be dropped that nothing else holds.
         CheckpointError: no tokenizer.
         VindexInvalid: a tensor is not finite or does not fit ``dtype``, or the tokenizer does not
             load or has more tokens than the embedding.
@@ -121,7 +127,9 @@ def extract(
             clock=clock,
             quant=quant,
             down_q4k=down_q4k,
+            drop_gate_vectors=drop_gate_vectors,
         )
+        _check_dropping(job)
         check_space(out, job.bytes_needed())
         with Stage(out, overwrite=overwrite) as stage, _explained(out):
             with StageWriter(stage.path, clock) as writer:
@@ -131,6 +139,24 @@ def extract(
             with clock.measure("sync"):
                 stage.publish()
     return _report(job, out)
+
+
+def _check_dropping(job: Extraction) -> None:
+    """Refuse to drop gate vectors that nothing else holds."""
+    if not job.drop_gate_vectors:
+        return
+    gates = [tensor for tensor in job.spec.tensors if tensor.role in GATE_ROLES]
+    if job.quant is Quant.NONE:
+        reason, hint = "only quantised FFNs hold gate vectors as well", "add QUANT q4k"
+    elif job.level < ExtractLevel.INFERENCE:
+        reason = f"level {job.level.value} stores no FFN that could hold them"
+        hint = "add WITH INFERENCE"
+    elif not all(in_blocks(tensor, job.spec) for tensor in gates):
+        reason = f"the FFNs of {job.spec.family} have no gates, and browsing reads their up vectors"
+        hint = "extract without it"
+    else:
+        return
+    raise OptionsConflict(f"gate vectors cannot be dropped: {reason}", hint=hint)
 
 
 def _report(job: Extraction, out: Path) -> ExtractReport:
@@ -143,7 +169,7 @@ def _report(job: Extraction, out: Path) -> ExtractReport:
         dtype=job.dtype,
         num_layers=job.spec.num_layers,
         num_features=sum(layer.ffn.width for layer in job.spec.layers),
-        files={path.name: path.stat().st_size for path in sorted(out.iterdir())},
+        files=files.stored_sizes(out),
         dropped=job.ledger.dropped,
         notes=job.ledger.notes,
         phases=job.clock.phases(),

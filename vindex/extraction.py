@@ -7,6 +7,7 @@ one layer: the embedding is scored from a map, in the checkpoint's own precision
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from vindex.files import MappedFile
 from vindex.heap import trim_heap
 from vindex.index import LayerInfo, dump_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
+from vindex.layer_files import PER_LAYER, in_layer_file, is_flat_router
 from vindex.manifest import ManifestEntry, dump_manifest
 from vindex.progress import Progress
 from vindex.quantising import QuantWriter, quantised_bytes
@@ -81,6 +83,7 @@ class Extraction:
         scorer: the kernel of down_meta.
         quant: what becomes of matrices; norms and biases of a quantised vindex are f32.
         down_q4k: quantise down matrices as coarsely as the others.
+        drop_gate_vectors: keep gate matrices in blocks alone.
         clock: gains the seconds of ``read``, ``hash``, ``write``, ``score`` and ``sync``.
     """
 
@@ -95,6 +98,7 @@ class Extraction:
     clock: Clock
     quant: Quant = Quant.NONE
     down_q4k: bool = False
+    drop_gate_vectors: bool = False
 
     @property
     def _embed(self) -> tuple[TensorSpec, str]:
@@ -121,14 +125,16 @@ class Extraction:
     def _dtype_of(self, tensor: TensorSpec) -> StorageDtype:
         if tensor.file is ple.FILE:
             return ple.DTYPE
-        is_vector = len(tensor.shape) == 1
-        exact = tensor.role.is_bias or (is_vector and self.quant is not Quant.NONE)
+        exact = tensor.role.is_bias or self._among_norms(tensor)
         return StorageDtype.F32 if exact else self.dtype
 
     def _file_of(self, tensor: TensorSpec) -> StorageFile:
-        """Where floats go; a quantised vindex keeps q and k norms with the other norms."""
-        is_vector = len(tensor.shape) == 1
-        return StorageFile.NORMS if is_vector and self.quant is not Quant.NONE else tensor.file
+        return StorageFile.NORMS if self._among_norms(tensor) else tensor.file
+
+    def _among_norms(self, tensor: TensorSpec) -> bool:
+        """Whether a quantised vindex keeps a tensor with the norms: vectors, and flat routers."""
+        is_vector = len(tensor.shape) == 1 or is_flat_router(tensor, self.spec)
+        return is_vector and self.quant is not Quant.NONE
 
     def _in_blocks(self, tensor: TensorSpec) -> bool:
         """Whether a tensor is kept in blocks, a gate besides its floats."""
@@ -137,8 +143,13 @@ class Extraction:
         below = tensor.role in GATE_ROLES and self.level < ExtractLevel.INFERENCE
         return in_blocks(tensor, self.spec) and not below
 
+    def _in_layer_file(self, tensor: TensorSpec) -> bool:
+        in_blocks = tensor.level <= self.level and self._in_blocks(tensor)
+        return in_blocks and in_layer_file(tensor, self.spec)
+
     def _in_floats(self, tensor: TensorSpec) -> bool:
-        return tensor.role in GATE_ROLES or not self._in_blocks(tensor)
+        kept = tensor.role in GATE_ROLES and not self.drop_gate_vectors
+        return kept or not self._in_blocks(tensor)
 
     def bytes_needed(self) -> int:
         """An upper estimate of what the stage takes on the disk, scratch included."""
@@ -174,6 +185,7 @@ class Extraction:
             level=self.level,
             dtype=self.dtype,
             quant=self.quant,
+            ffn_layout=PER_LAYER if any(map(self._in_layer_file, self.spec.tensors)) else None,
             down_top_k=DOWN_TOP_K,
         )
         checksums = writer.checksums(files.LARQL_CHECKSUMMED)
@@ -235,7 +247,9 @@ class Extraction:
             file = writer.file(target.value)
             file.align(dtype.itemsize)
             if tensor.role not in GATE_ROLES:
-                entry = entry_for(tensor.key, tensor.shape, file, dtype.itemsize)
+                flat = (math.prod(tensor.shape),)
+                shape = flat if self._among_norms(tensor) else tensor.shape
+                entry = entry_for(tensor.key, shape, file, dtype.itemsize)
                 entries.append((_MANIFEST_ORDER[target], entry))
             hint = ple.TOO_LARGE if tensor.file is ple.FILE else OTHER_DTYPE
             for rows in encode_rows(self.checkpoint, tensor, name, dtype, self.clock, hint):

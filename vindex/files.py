@@ -43,6 +43,8 @@ RELATION_CLUSTERS = "relation_clusters.json"
 FEATURE_CLUSTERS = "feature_clusters.jsonl"
 LARQL_CHECKPOINT = ".extract_checkpoint.json"
 LEGACY_MONOLITH = "model_weights.bin"
+#: The only directory inside a vindex: a file for each layer (see ``vindex.layer_files``).
+LAYERS = "layers"
 
 #: Text files of a checkpoint that are carried along unchanged.
 CARRIED = (
@@ -68,11 +70,42 @@ LARQL_CHECKSUMMED = (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,127}")
+_LAYER_NAME = re.compile(rf"{LAYERS}/layer_[0-9]{{2,6}}\.weights")
 
 
 def is_plain_name(name: str) -> bool:
     """Whether a string from a file may name a file of the directory: one ASCII path component."""
     return _NAME.fullmatch(name) is not None and name.strip(".") != ""
+
+
+def layer_name(layer: int) -> str:
+    """The file of a layer's experts, in larql's spelling: at least two digits."""
+    return f"{LAYERS}/layer_{layer:02}.weights"
+
+
+def is_stored_name(name: str) -> bool:
+    """Whether a string names a file of a vindex: a plain name, or the file of a layer."""
+    return is_plain_name(name) or _LAYER_NAME.fullmatch(name) is not None
+
+
+def stored_names(directory: Path) -> list[str]:
+    """What a vindex consists of, ascending: all it holds, and all that ``layers/`` holds.
+
+    Directories of other names, and links in the place of that one, are listed as they are.
+    """
+    names: list[str] = []
+    for path in directory.iterdir():
+        if path.name == LAYERS and path.is_dir() and not path.is_symlink():
+            names += [f"{LAYERS}/{child.name}" for child in path.iterdir()]
+        else:
+            names.append(path.name)
+    return sorted(names)
+
+
+def stored_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of every regular file of a vindex, by name, ascending."""
+    paths = {name: directory / name for name in stored_names(directory)}
+    return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
 
 
 def tensor_bytes(shape: tuple[int, ...], itemsize: int) -> int:
@@ -105,16 +138,17 @@ class MappedFile:
 
     Args:
         directory: the vindex.
-        name: a plain file name.
+        name: a plain file name, or that of a layer's file.
 
     Raises:
         VindexIncomplete: the file does not exist.
         VindexInvalid: it is not a regular file, or cannot be opened.
     """
 
-    __slots__ = ("_map", "path", "size")
+    __slots__ = ("_map", "name", "path", "size")
 
     def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
         self.path = directory / name
         descriptor = open_regular(self.path)
         try:
@@ -187,8 +221,10 @@ def open_regular(path: Path) -> int:
 def _check_link(path: Path) -> None:
     """Refuse links, except those of a hub cache: ``snapshots/REV/FILE`` into ``../../blobs``."""
     target = Path(os.path.realpath(path))
-    blobs = Path(os.path.realpath(path.parent)).parent.parent / "blobs"
-    if target.parent != blobs:
+    snapshot = Path(os.path.realpath(path.parent))
+    if path.parent.name == LAYERS:
+        snapshot = snapshot.parent
+    if target.parent != snapshot.parent.parent / "blobs":
         raise VindexInvalid(
             f"{path.name} is a symbolic link out of the vindex",
             hint="replace the link by the file itself",

@@ -68,7 +68,9 @@ def weight_files(vindex: Vindex) -> tuple[FileUse, ...]:
 
 def gate_use(vindex: Vindex, layers: Iterable[int]) -> FileUse:
     """The gate vectors of some layers."""
-    return FileUse(files.GATE, sum(vindex.gate(layer).array.nbytes for layer in layers))
+    gates, places = vindex.gate_vectors, list(layers)
+    name = gates.file(places[0]) if places else files.GATE
+    return FileUse(name, sum(gates.stored_bytes(layer) for layer in places))
 
 
 def embedding_use(vindex: Vindex, rows: int) -> FileUse:

@@ -154,6 +154,12 @@ class VindexIndex:
         return self.lql is not None
 
     @property
+    def drops_gate_vectors(self) -> bool:
+        """Whether it was written without ``gate_vectors.bin``, as a quantised vindex may be."""
+        checksums = self.checksums or {files.GATE: ""}
+        return self.quant is not Quant.NONE and files.GATE not in checksums
+
+    @property
     def num_features(self) -> int:
         """Gate rows over all layers."""
         return sum(layer.num_features for layer in self.layers)

@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vindex import files
 from vindex.errors import VindexIncomplete, VindexInvalid
 from vindex.files import ByteRange, MappedFile
 from vindex.manifest import HEAD_KEY, MAX_DIMENSION, MAX_ENTRIES, ManifestEntry
 from vindex.quant.formats import BlockFormat
+from vindex.quant.matrix import QuantMatrix
 from vindex.seal import Seal
 from vindex.spec import Role
 from vindex.strict_json import Fields, load
@@ -122,6 +125,18 @@ def read_entries(
         if name not in maps and (path / name).exists():
             maps[name] = MappedFile(path, name)
     return _checked([entry for entry in entries if entry.file in maps], maps, path)
+
+
+def matrix(entry: QuantEntry, maps: Mapping[str, MappedFile], cols: int | None) -> QuantMatrix:
+    """A quantised matrix, a view of its file.
+
+    Args:
+        cols: how many of the stored columns are real; by default all.
+    """
+    span = entry.span
+    data = maps[entry.file].view(span.start, (span.length,), np.dtype(np.uint8))
+    cols = entry.padded_cols if cols is None else cols
+    return QuantMatrix(entry.block_format, entry.rows, cols, data)
 
 
 def dump_manifest(entries: Iterable[QuantEntry]) -> bytes:

@@ -8,7 +8,6 @@ answers.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,14 +23,15 @@ from vindex.errors import (
     VindexInvalid,
     VindexNotFound,
 )
-from vindex.files import ByteRange, MappedFile
+from vindex.files import MappedFile
+from vindex.gate_vectors import GateVectors, check_file
 from vindex.index import VindexIndex, parse_index
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.manifest import HEAD_KEY, ManifestEntry, parse_manifest, stored_entries
 from vindex.manifest import MAX_BYTES as MANIFEST_LIMIT
 from vindex.quick_tokenizer import QuickTokenizer
 from vindex.seal import Seal, read_seal
-from vindex.spec import GATE_ROLES, ModelSpec, Role, StorageFile, TensorSpec
+from vindex.spec import GATE_ROLES, ModelSpec, MoeSpec, Role, StorageFile, TensorSpec
 from vindex.store import Contents, extract_hint, quoted
 from vindex.strict_json import load
 from vindex.tokens import StoredTokenTexts
@@ -72,7 +72,8 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     if seal is not None:
         seal.check_bytes(files.INDEX, index_bytes, path)
     maps = _map_known(path)
-    _check_gate(path, index, maps)
+    extract_again = extract_hint(index, path, index.extract_level)
+    check_file(path, index, maps.get(files.GATE), extract_again)
     _check_down_meta(index, maps)
     if tokens.FILE in maps:
         StoredTokenTexts(maps[tokens.FILE], index.vocab_size)
@@ -87,6 +88,10 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
     may_have_head = index.extract_level < ExtractLevel.INFERENCE or HEAD_KEY in declared
     have_keys = entries.keys() | quantised.keys() | ({HEAD_KEY} if may_have_head else set())
     spec, notes = _read_spec(path, index, seal, have_keys, supplement)
+    if isinstance(spec, ModelSpec) and index.quant is not Quant.NONE:
+        entries, quantised = _with_experts(path, spec, index, entries, quantised, maps)
+    known = spec if isinstance(spec, ModelSpec) else None
+    GateVectors(index, known, maps, quantised).check(path, extract_again)
     embedding_size = spec.embedding_size if isinstance(spec, ModelSpec) else index.hidden_size
     embeddings_dtype = _check_embeddings(path, index, embedding_size, maps)
     lacking: VindexError | None = None
@@ -156,7 +161,7 @@ def _find(path: Path) -> None:
 def _check_seal(path: Path, index: VindexIndex) -> Seal | None:
     seal = read_seal(path)
     if seal is not None:
-        seal.check_sizes(path)
+        seal.check_sizes(path, extract_hint(index, path, index.extract_level))
     elif index.ours:
         raise VindexIncomplete(
             f"{path} has no {files.SEAL}: its extract was interrupted or the copy is partial",
@@ -177,52 +182,6 @@ def _map_known(path: Path) -> dict[str, MappedFile]:
     names = [file.value for file in StorageFile]
     names += [files.DOWN_META, tokens.FILE, quick_tokenizer.FILE]
     return {name: MappedFile(path, name) for name in names if (path / name).exists()}
-
-
-def _check_gate(path: Path, index: VindexIndex, maps: Mapping[str, MappedFile]) -> None:
-    mapped = maps.get(files.GATE)
-    if mapped is None:
-        if index.quant is not Quant.NONE:
-            raise Unsupported(
-                f"{path} keeps its gate vectors only in quantised form, "
-                "which comes with a later version",
-                path=path,
-            )
-        raise VindexIncomplete(
-            f"{files.GATE} is missing from {path}",
-            hint=extract_hint(index, path, index.extract_level),
-            path=path,
-        )
-    spans: list[tuple[ByteRange, int]] = []
-    for info in index.layers:
-        expected = files.tensor_bytes((info.num_features, index.hidden_size), index.dtype.itemsize)
-        if info.length != expected:
-            raise VindexInvalid(
-                f"{files.INDEX}: layer {info.layer} has {info.length:,} bytes of gate vectors; "
-                f"{info.num_features:,} x {index.hidden_size:,} {index.dtype.value} are "
-                f"{expected:,}",
-                path=path / files.INDEX,
-            )
-        if info.offset % index.dtype.itemsize:
-            raise VindexInvalid(
-                f"{files.INDEX}: layer {info.layer} starts inside an element of {files.GATE}",
-                path=path / files.INDEX,
-            )
-        spans.append((ByteRange(info.offset, info.length), info.layer))
-    spans.sort()
-    for (span, layer), (after, other) in itertools.pairwise(spans):
-        if span.overlaps(after):
-            raise VindexInvalid(
-                f"{files.INDEX}: layers {layer} and {other} share bytes of {files.GATE}",
-                path=path / files.INDEX,
-            )
-    end = max((span.stop for span, _ in spans), default=0)
-    if end != mapped.size:
-        kind = VindexIncomplete if end > mapped.size else VindexInvalid
-        raise kind(
-            f"{files.GATE} has {mapped.size:,} bytes; {files.INDEX} describes {end:,}",
-            path=mapped.path,
-        )
 
 
 def _check_embeddings(
@@ -303,6 +262,24 @@ def _read_quantised(
     )
 
 
+def _with_experts(
+    path: Path,
+    spec: ModelSpec,
+    index: VindexIndex,
+    entries: Mapping[str, ManifestEntry],
+    quantised: Mapping[str, QuantEntry],
+    maps: dict[str, MappedFile],
+) -> tuple[dict[str, ManifestEntry], dict[str, QuantEntry]]:
+    """Both, with what larql keeps in its own way where experts stand beside a dense FFN."""
+    from vindex import layer_files
+
+    hint = extract_hint(index, path, index.extract_level)
+    experts = layer_files.read_entries(path, spec, index, hint, maps)
+    for key in experts.keys() & quantised.keys():
+        raise VindexInvalid(f"{key!r} is quantised twice in {path}", path=path)
+    return layer_files.with_whole_routers(entries, spec), {**quantised, **experts}
+
+
 def _read_spec(
     path: Path,
     index: VindexIndex,
@@ -356,8 +333,14 @@ def _check_agreement(path: Path, index: VindexIndex, spec: ModelSpec) -> None:
             if info.layer < spec.num_layers
         ),
     )
+    beside = {
+        f"features of layer {layer.index}": layer.ffn.beside.ffn.width
+        for layer in spec.layers
+        if isinstance(layer.ffn, MoeSpec) and layer.ffn.beside is not None and not index.ours
+    }
     for what, of_config, of_index in facts:
-        if of_config != of_index:
+        # larql gives the experts beside a dense FFN no features.
+        if of_index not in (of_config, beside.get(what)):
             raise VindexInvalid(
                 f"{files.CONFIG} and {files.INDEX} disagree about the {what}: "
                 f"{of_config:,} and {of_index:,}",

@@ -1,7 +1,8 @@
 """Writing the block-quantised matrices of a vindex: which format, from what, into which file.
 
 Attention q, k, o and FFN gate, up and the head become Q4_K; v and down, whose errors reach the
-residual stream undamped, Q6_K; experts as other FFNs. Blocks that the checkpoint already has (a
+residual stream undamped, Q6_K; experts as other FFNs, but for those in files of their layers, which
+larql reads as Q4_K alone (see ``vindex.layer_files``). Blocks that the checkpoint already has (a
 GGUF file's) are copied where a row is whole blocks: quantising them again would only add error.
 """
 
@@ -12,16 +13,17 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from vindex import kquant
+from vindex import files, kquant
 from vindex.checkpoint import Checkpoint
 from vindex.checkpoint.cutting import read_blocks, read_rows
 from vindex.errors import NotEncodable, VindexInvalid
 from vindex.kinds import StorageDtype
 from vindex.kquant import QuantEntry
+from vindex.layer_files import WRITTEN, in_layer_file, layout_of
 from vindex.manifest import ManifestEntry
 from vindex.quant import BlockFormat, QuantMatrix, encode_rows, q6_k
 from vindex.spec import DOWN_ROLES, AttentionSpec, ModelSpec, Role, TensorSpec
-from vindex.writing import StageWriter
+from vindex.writing import StagedFile, StageWriter
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -61,15 +63,35 @@ class QuantWriter:
         Raises:
             VindexInvalid: values that are not finite or too large for the format.
         """
+        if in_layer_file(tensor, self._spec):
+            yield from self._write_to_layer(tensor, name)
+            return
         wanted = self._wanted(tensor.role)
-        yield from self._append(tensor, tensor.key, name, wanted)
+        file = self._writer.file(kquant.FILE_OF_ROLE[tensor.role])
+        yield from self._append(tensor, tensor.key, name, wanted, file)
         # larql's readers find matrices by position: four to a layer.
         if tensor.role is Role.K and self._attention(tensor).values_are_keys:
             key = tensor.key.replace("k_proj", "v_proj")
-            yield from self._append(tensor, key, name, self._wanted(Role.V))
+            yield from self._append(tensor, key, name, self._wanted(Role.V), file)
         if tensor.role is Role.Q and self._attention(tensor).kv_source is not None:
             for role, letter in ((Role.K, "k"), (Role.V, "v")):
                 yield self._hold_place(tensor, tensor.key.replace("q_proj", f"{letter}_proj"), role)
+
+    def _write_to_layer(self, tensor: TensorSpec, name: str) -> Iterator[int]:
+        """Append an expert's matrix to its layer's file: gate, up and down, expert by expert."""
+        assert tensor.layer is not None
+        assert tensor.expert is not None
+        layout = layout_of(self._spec, tensor.layer)
+        assert layout is not None, "asked before"
+        file = self._writer.file(files.layer_name(tensor.layer))
+        if file.size == 0:
+            file.write(layout.header())
+        assert file.size == layout.offset(tensor.role, tensor.expert), "gate, up, down; ascending"
+        for blocks in self._rows(tensor, name, WRITTEN):
+            file.write(blocks.data.cast("B"))
+            yield blocks.nbytes
+        if file.size == layout.size:
+            self._writer.finish(file.name)
 
     def finish(self) -> ManifestEntry | None:
         """Write the manifests; the head's entry of ``weight_manifest.json``, if there is one."""
@@ -106,29 +128,40 @@ class QuantWriter:
         return entry.span.length
 
     def _append(
-        self, tensor: TensorSpec, key: str, name: str, wanted: BlockFormat
+        self, tensor: TensorSpec, key: str, name: str, wanted: BlockFormat, file: StagedFile
     ) -> Iterator[int]:
+        block_format = self._copied_format(tensor, name, wanted) or wanted
         rows, cols = tensor.shape
-        file = self._writer.file(kquant.FILE_OF_ROLE[tensor.role])
-        stored = read_blocks(self._checkpoint, tensor, name, 0, 0)
-        copied = stored is not None and _copied_as(stored[0], wanted)
-        block_format = copied or wanted
         entry = QuantEntry(
             key, block_format, rows, block_format.padded_cols(cols), file.size, file.name
         )
+        for blocks in self._rows(tensor, name, wanted):
+            file.write(blocks.data.cast("B"))
+            yield blocks.nbytes
+        if tensor.role is Role.HEAD:
+            self._head = entry
+        else:
+            self._entries[file.name].append(entry)
+
+    def _rows(self, tensor: TensorSpec, name: str, wanted: BlockFormat) -> Iterator[Bytes]:
+        """A matrix in blocks, some rows at a time."""
+        rows, cols = tensor.shape
+        copied = self._copied_format(tensor, name, wanted)
         step = max(1, _SLAB_ELEMENTS // cols)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             if copied:
                 blocks = self._copied(tensor, name, start, stop)
             else:
-                blocks = self._encoded(tensor, name, start, stop, block_format)
-            file.write(np.ascontiguousarray(blocks).data.cast("B"))
-            yield blocks.nbytes
-        if tensor.role is Role.HEAD:
-            self._head = entry
-        else:
-            self._entries[file.name].append(entry)
+                blocks = self._encoded(tensor, name, start, stop, wanted)
+            yield np.ascontiguousarray(blocks)
+
+    def _copied_format(
+        self, tensor: TensorSpec, name: str, wanted: BlockFormat
+    ) -> BlockFormat | None:
+        """The format of the checkpoint's own blocks, where they are taken over as they are."""
+        stored = read_blocks(self._checkpoint, tensor, name, 0, 0)
+        return None if stored is None else _copied_as(stored[0], wanted)
 
     def _copied(self, tensor: TensorSpec, name: str, start: int, stop: int) -> Bytes:
         """Rows of the checkpoint's own blocks, checked to decode to finite values."""

@@ -35,8 +35,11 @@ class Seal:
 
     sealed: Mapping[str, SealedFile]
 
-    def check_sizes(self, directory: Path) -> None:
+    def check_sizes(self, directory: Path, extract_again: str) -> None:
         """Compare the size of every sealed file with the directory.
+
+        Args:
+            extract_again: what the hint says of mending it.
 
         Raises:
             VindexIncomplete: a file is missing or has another size.
@@ -54,7 +57,7 @@ class Seal:
             raise VindexIncomplete(
                 f"{directory.name} is damaged: {wrong[0]}"
                 + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
-                hint="extract it again, or copy it again from where it came",
+                hint=f"copy it again from where it came, or {extract_again}",
                 path=directory,
                 details=wrong,
             )
@@ -88,7 +91,7 @@ def parse_seal(data: bytes, path: Path) -> Seal:
     if listing is None:
         top.refuse("files", "must not be null")
     for name in listing.names():
-        if not files.is_plain_name(name) or name == files.SEAL:
+        if not files.is_stored_name(name) or name == files.SEAL:
             listing.refuse(None, f"{name[:80]!r} is no name of a sealed file")
         entry = listing.child(name)
         if entry is None:

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vindex import files, quick_tokenizer, tokens
 from vindex.bands import Bands, bands_for
 from vindex.closing import Closing
@@ -26,6 +24,7 @@ from vindex.errors import (
     VindexInvalid,
 )
 from vindex.files import MappedFile
+from vindex.gate_vectors import GateVectors
 from vindex.index import VindexIndex
 from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.labels import Labels, read_labels
@@ -34,13 +33,10 @@ from vindex.quick_tokenizer import QuickTokenizer
 from vindex.source import QuantTensor, StoredTensor
 from vindex.spec import (
     GATE_ROLES,
-    FfnPart,
     ModelSpec,
     Role,
     TensorIdentity,
     TensorSpec,
-    ffn_parts,
-    part_roles,
 )
 from vindex.strict_json import load
 from vindex.tokens import DecodedTokenTexts, StoredTokenTexts, TokenTexts
@@ -104,6 +100,7 @@ class Vindex(Closing):
         self._quantised = contents.quantised
         self._embeddings_dtype = contents.embeddings_dtype
         self._lacking = contents.lacking
+        self._gates = GateVectors(self.index, self.known_spec, self._maps, contents.quantised)
         self._specs = _tensors_by_role(contents)
         self._keys = {place: tensor.key for place, tensor in self._specs.items()}
 
@@ -229,29 +226,16 @@ class Vindex(Closing):
         return 0 if info is None else info.num_features
 
     def gate(self, layer: int) -> StoredTensor:
-        """The gate matrix of a layer, ``[F, D]``; ``[0, D]`` when it has none."""
-        info = self.index.layer_info(layer)
-        dtype = self.index.dtype
-        rows, offset = (0, 0) if info is None else (info.num_features, info.offset)
-        array = self._maps[files.GATE].array(offset, (rows, self.index.hidden_size), dtype)
-        key = self._keys.get((Role.GATE, layer, None), f"layers.{layer}.mlp.gate_proj.weight")
-        return StoredTensor(key, dtype, array)
+        """The gate matrix of a layer, ``[F, D]``; ``[0, D]`` when it has none.
 
-    def _gate_part(self, role: Role, layer: int, expert: int | None) -> StoredTensor:
-        """The gate matrix of one FFN of a layer: some rows of the layer's block."""
-        part = self._parts[role, layer, expert]
-        whole = self.gate(layer)
-        rows = whole.array[part.first : part.first + part.ffn.width]
-        return StoredTensor(self._keys[role, layer, expert], whole.dtype, rows)
+        Decoded into float32 where the vindex keeps gate vectors in blocks alone.
+        """
+        return self._gates.layer(layer)
 
-    @cached_property
-    def _parts(self) -> Mapping[TensorIdentity, FfnPart]:
-        """The FFNs of all layers, by their gate matrix."""
-        return {
-            (part_roles(part.kind)[0], layer.index, part.expert): part
-            for layer in self.spec.layers
-            for part in ffn_parts(layer.ffn)
-        }
+    @property
+    def gate_vectors(self) -> GateVectors:
+        """Where gate vectors are and what reading them costs."""
+        return self._gates
 
     def has(self, role: Role, layer: int | None = None, expert: int | None = None) -> bool:
         """Whether the tensor is stored."""
@@ -274,7 +258,7 @@ class Vindex(Closing):
             return self.embeddings
         if role in GATE_ROLES:
             assert layer is not None, "gate matrices belong to a layer"
-            return self._gate_part(role, layer, expert)
+            return self._gates.part(role, layer, expert)
         return self.stored(self._keys[role, layer, expert])
 
     def matrix(
@@ -307,13 +291,9 @@ class Vindex(Closing):
         Raises:
             KeyError: it is not stored.
         """
-        from vindex.quant import QuantMatrix
+        from vindex import kquant
 
-        entry = self._quantised[key]
-        span = entry.span
-        data = self._maps[entry.file].view(span.start, (span.length,), np.dtype(np.uint8))
-        cols = entry.padded_cols if cols is None else cols
-        return QuantTensor(key, QuantMatrix(entry.block_format, entry.rows, cols, data))
+        return QuantTensor(key, kquant.matrix(self._quantised[key], self._maps, cols))
 
     @property
     def quantised_keys(self) -> tuple[str, ...]:
@@ -409,11 +389,12 @@ class Vindex(Closing):
 
     def size_bytes(self) -> int:
         """Bytes of all files of the directory."""
-        return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
+        return sum(files.stored_sizes(self.path).values())
 
     def close(self) -> None:
         """Let go of the files. Arrays handed out stay valid until they are dropped."""
         self._maps.clear()
+        self._gates.forget()
         for name in ("embeddings", "down_meta", "token_texts", "_quick_tokenizer"):
             self.__dict__.pop(name, None)
 
@@ -434,6 +415,8 @@ def extract_hint(index: VindexIndex, path: Path, level: ExtractLevel) -> str:
     """The statement that writes this vindex again at a level."""
     dtype = "" if index.dtype is StorageDtype.F16 else f" DTYPE {index.dtype.value}"
     quant = "" if index.quant is Quant.NONE else f" QUANT {index.quant.value}"
+    if index.drops_gate_vectors:
+        quant += " DROP_GATE_VECTORS"
     return (
         f"re-extract with: EXTRACT MODEL {quoted(index.model)} INTO {quoted(str(path))} "
         f"WITH {level.value.upper()}{dtype}{quant} OVERWRITE;"

@@ -110,11 +110,11 @@ def verify(path: str | Path, progress: Progress | None = None) -> VerifyReport:
     progress = progress or NullProgress()
     problems: list[str] = []
     sealed, expected = _expected(path, problems)
-    present_files = {child.name: child for child in sorted(path.iterdir())}
-    progress.phase("verify", sum(_size(child) for child in present_files.values()))
+    present_files = files.stored_names(path)
+    progress.phase("verify", sum(files.stored_sizes(path).values()))
     statuses = [
         _check_file(path, name, expected.get(name), progress)
-        for name in sorted(present_files.keys() | expected.keys())
+        for name in sorted({*present_files, *expected})
         if name != files.SEAL
     ]
     try:
@@ -138,17 +138,10 @@ def _expected(path: Path, problems: list[str]) -> tuple[bool, Mapping[str, tuple
     return False, {name: (None, digest) for name, digest in checksums.items()}
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _check_file(
     path: Path, name: str, expected: tuple[int | None, str] | None, progress: Progress
 ) -> FileStatus:
-    if not files.is_plain_name(name):
+    if not files.is_stored_name(name):
         return FileStatus(name, 0, Status.DAMAGED, "not a file name of a vindex")
     try:
         size, digest = _digest(path / name, progress)
@@ -219,7 +212,7 @@ def _check_numbers(vx: Vindex, progress: Progress) -> Iterator[str]:
 
 def _tensors(vx: Vindex) -> Iterator[StoredTensor]:
     yield vx.embeddings
-    for layer in vx.layers:
+    for layer in vx.layers if vx.gate_vectors.in_file else ():
         yield vx.gate(layer)
     for key in vx.stored_keys:
         yield vx.stored(key)

@@ -90,10 +90,12 @@ class StagedFile:
         size: bytes so far.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self.name = path.name
+    def __init__(self, directory: Path, name: str, clock: Clock) -> None:
+        self.name = name
         self.size = 0
         self._clock = clock
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
         self._file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by finish
         self._digest = hashlib.sha256()
 
@@ -153,7 +155,7 @@ class StageWriter:
     def file(self, name: str) -> StagedFile:
         """The file of this name, created when first asked for."""
         if name not in self._open:
-            self._open[name] = StagedFile(self.directory / name, self.clock)
+            self._open[name] = StagedFile(self.directory, name, self.clock)
         return self._open[name]
 
     def finish(self, name: str) -> None:

@@ -32,6 +32,7 @@ _VINDEX: dict[type, _Kind] = {
     errors.LevelTooLow: (LqlCapabilityError, Code.LEVEL_TOO_LOW),
     errors.Unsupported: (LqlCapabilityError, Code.UNSUPPORTED),
     errors.CheckpointError: (LqlCheckpointError, Code.CHECKPOINT_UNREADABLE),
+    errors.OptionsConflict: (LqlCheckpointError, Code.OPTIONS_CONFLICT),
     errors.LedgerRefusal: (LqlCheckpointError, Code.LEDGER_REFUSAL),
     errors.TargetExists: (LqlRuntimeError, Code.TARGET_EXISTS),
     errors.PatchInvalid: (LqlRuntimeError, Code.PATCH_INVALID),

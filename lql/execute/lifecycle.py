@@ -50,6 +50,7 @@ def _extract(statement: ast.Extract, context: Context) -> ExtractResult:
             dtype=dtype,
             quant=statement.quant or Quant.NONE,
             down_q4k=statement.down_q4k,
+            drop_gate_vectors=statement.drop_gate_vectors,
             overwrite=statement.overwrite,
             scorer=TorchScorer(),
             progress=context.progress,

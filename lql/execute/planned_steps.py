@@ -271,4 +271,4 @@ def _tree_size(path: str) -> int | None:
     place = Path(path).expanduser()
     if not place.is_dir():
         return _size(path)
-    return sum(each.stat().st_size for each in place.iterdir() if each.is_file())
+    return sum(files.stored_sizes(place).values())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vindex import files
 from vindex.edits import EditView
 from vindex.errors import Unsupported, VindexError
 from vindex.features import describe_layer, down_tokens
@@ -159,7 +160,7 @@ def patch_rows(overlay: Overlay) -> list[PatchFacts]:
 
 
 def _model(path: Path) -> ModelFacts:
-    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    size = sum(files.stored_sizes(path).values())
     try:
         with open_vindex(path) as vindex:
             index = vindex.index

@@ -21,7 +21,6 @@ from vindex import files, quick_tokenizer, tokens
 from vindex.checkpoint import CheckpointSource
 from vindex.errors import (
     LevelTooLow,
-    Unsupported,
     VindexError,
     VindexIncomplete,
     VindexInvalid,
@@ -314,13 +313,6 @@ def test_no_down_meta_still_opens_and_says_so_when_asked(theirs: Path) -> None:
     (theirs / files.DOWN_META).unlink()
     with open_vindex(theirs) as vx, pytest.raises(VindexIncomplete, match="features have no tok"):
         _ = vx.down_meta
-
-
-def test_quantised_without_gate_vectors_is_unsupported(tmp_path: Path) -> None:
-    path = copy_golden("llama_h96.q4k", tmp_path / "q")
-    (path / files.GATE).unlink()
-    with pytest.raises(Unsupported, match="only in quantised form"):
-        open_vindex(path)
 
 
 def test_a_link_into_a_hub_cache_is_followed_and_others_are_not(
