@@ -19,6 +19,7 @@ from vindex.progress import NullProgress, Progress
 if TYPE_CHECKING:
     from lql.catalogue import Relation
     from lql.execute.asking import Asking
+    from lql.execute.kept import Answers
     from lql.inference.model import LoadedModel
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
@@ -39,6 +40,7 @@ class State:
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
+        answers: what this model answered before, once a statement has asked.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
         overlay: the edits over ``source``.
         edited: ``source`` with the weight edits and labels of a view, while that is current.
@@ -54,6 +56,7 @@ class State:
     device: Device = Device.CPU
     tables: ModelTables | None = None
     asking: Asking | None = None
+    answers: Answers | None = None
     defined: dict[str, Relation] = field(default_factory=dict)
     overlay: Overlay = field(default_factory=Overlay)
     edited: tuple[EditView, EditedVindex] | None = None
@@ -72,7 +75,7 @@ class State:
         old = self.source
         self._forget_tables()
         self.source, self.loaded, self.model, self.asking = source, None, None, None
-        self.overlay, self.edited, self.answering = overlay, None, None
+        self.overlay, self.edited, self.answering, self.answers = overlay, None, None, None
         if old is not None:
             old.close()
 

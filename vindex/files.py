@@ -43,6 +43,7 @@ RELATION_CLUSTERS = "relation_clusters.json"
 FEATURE_CLUSTERS = "feature_clusters.jsonl"
 LARQL_CHECKPOINT = ".extract_checkpoint.json"
 LEGACY_MONOLITH = "model_weights.bin"
+SIDECAR_PREFIX = "lql_"
 
 #: Text files of a checkpoint that are carried along unchanged.
 CARRIED = (
@@ -73,6 +74,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,127}")
 def is_plain_name(name: str) -> bool:
     """Whether a string from a file may name a file of the directory: one ASCII path component."""
     return _NAME.fullmatch(name) is not None and name.strip(".") != ""
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file of that name is a sidecar: computed from the vindex, and never missed."""
+    return name.startswith(SIDECAR_PREFIX)
 
 
 def tensor_bytes(shape: tuple[int, ...], itemsize: int) -> int:

@@ -38,11 +38,16 @@ class Seal:
     def check_sizes(self, directory: Path) -> None:
         """Compare the size of every sealed file with the directory.
 
+        Sidecars are left out: they may be deleted, another process may be replacing one just now,
+        and each says itself whether it is whole.
+
         Raises:
             VindexIncomplete: a file is missing or has another size.
         """
         wrong: list[str] = []
         for name, expected in self.sealed.items():
+            if files.is_sidecar(name):
+                continue
             try:
                 size = (directory / name).stat().st_size
             except OSError:
@@ -58,6 +63,15 @@ class Seal:
                 path=directory,
                 details=wrong,
             )
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the digests of all files but sidecars: the same for the same model."""
+        listing = sorted(
+            f"{entry.sha256} {name}\n"
+            for name, entry in self.sealed.items()
+            if not files.is_sidecar(name)
+        )
+        return hashlib.sha256("".join(listing).encode()).hexdigest()
 
     def check_bytes(self, name: str, data: bytes, directory: Path) -> None:
         """Compare the digest of a file that was read whole.

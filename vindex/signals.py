@@ -22,6 +22,8 @@ from vindex.store import Vindex
 
 #: Standard deviations above shuffled entities.
 WEAK, CLEAR = 4.0, 8.0
+#: The score below which an answer is no better than what is said of anybody.
+WEAK_ANSWER = 0.25
 _SHUFFLED = 256
 _SEED = 20240229
 

@@ -44,15 +44,12 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     kinds: tuple[str, ...] = ()
     if evidence is not ast.Evidence.STATIC:
         from lql.execute.describe_answer import answer_rows
-        from lql.inference.errors import PromptTooLong
 
-        try:
-            rows, kinds = answer_rows(statement, context, layers, detail)
-        except PromptTooLong as error:
-            if statement.evidence is not None:
-                raise
-            context.note(f"static evidence only: the questions do not fit the model: {error}")
+        answers = answer_rows(statement, context, layers, detail)
+        if answers is None:
             evidence = ast.Evidence.STATIC
+        else:
+            rows, kinds = answers
     elif statement.causal:
         raise _answers_only(statement)
     if evidence is not ast.Evidence.ANSWER:

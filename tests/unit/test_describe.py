@@ -270,10 +270,12 @@ def test_every_catalogue_kind_has_a_noun_of_its_own() -> None:
 def test_the_rows_do_not_depend_on_the_hash_seed(made: Path) -> None:
     code = (
         "import json, lql, lql.execute.asking as asking, lql.inference.facts as facts\n"
+        "import lql.execute.kept as kept\n"
         "from lql.catalogue import parse\n"
         f"asking.catalogue = lambda: parse({SMALL.encode()!r})\n"
         "asking.write_background = lambda *_: None\n"
         "facts._LEAST = 0.0\n"
+        "kept.write_kept = lambda *_: None\n"
         f"rows = lql.connect({str(made)!r}).run('DESCRIBE \"France\" EVIDENCE ALL RAW;')\n"
         "print(json.dumps([r.to_rows() for r in rows], default=list))"
     )
