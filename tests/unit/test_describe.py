@@ -21,6 +21,7 @@ from lql.results.browse import DescribeResult
 from lql.session import Session, connect
 from tests.unit.checkpoint_files import write_directory
 from tests.unit.tiny_models import LLAMA_TINY, byte_tokenizer, tame_arrays
+from vindex import gates
 from vindex.answers import file_name
 from vindex.verify import verify
 
@@ -260,6 +261,18 @@ def test_a_browse_vindex_says_which_extract_gives_more_and_loads_no_torch(made: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("entity", ["France", "zz", "the"])
+def test_static_evidence_reads_every_gate_once(
+    session: Session, entity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    matvec = gates.matvec
+    monkeypatch.setattr(gates, "matvec", lambda *args: read.append(1) or matvec(*args))
+    describe(session, f'DESCRIBE "{entity}" EVIDENCE STATIC;')
+    assert session.source is not None
+    assert len(read) == session.source.spec.num_layers
 
 
 def test_every_catalogue_kind_has_a_noun_of_its_own() -> None:
