@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
     from vindex.edited import EditedVindex
-    from vindex.edits import EditView, Fact
+    from vindex.edits import EditView
     from vindex.store import Vindex
     from vindex.tracefile import TraceFile
 
@@ -68,7 +68,7 @@ class State:
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""
         try:
-            overlay = Overlay(_stored_facts(source))
+            overlay = _overlay(source)
         except BaseException:
             source.close()
             raise
@@ -124,12 +124,15 @@ class State:
             self.tables = None
 
 
-def _stored_facts(source: Vindex | CheckpointSource) -> tuple[Fact, ...]:
-    """The facts that a vindex holds beside its weights."""
+def _overlay(source: Vindex | CheckpointSource) -> Overlay:
+    """No edits over what a vindex holds beside its weights."""
+    from vindex.edge_store import read_edge_store
     from vindex.knn_store import read_knn_store
     from vindex.store import Vindex
 
-    return read_knn_store(source.path, source.index) if isinstance(source, Vindex) else ()
+    if not isinstance(source, Vindex):
+        return Overlay()
+    return Overlay(read_knn_store(source.path, source.index), read_edge_store(source))
 
 
 class StoppableProgress:

@@ -42,6 +42,7 @@ FEATURE_LABELS = "feature_labels.json"
 RELATION_CLUSTERS = "relation_clusters.json"
 FEATURE_CLUSTERS = "feature_clusters.jsonl"
 LARQL_CHECKPOINT = ".extract_checkpoint.json"
+PROBE_EDGES = "probe_edges.json"
 LEGACY_MONOLITH = "model_weights.bin"
 SIDECAR_PREFIX = "lql_"
 

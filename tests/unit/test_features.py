@@ -71,10 +71,11 @@ def test_a_query_too_large_for_the_shortcut_is_still_right() -> None:
     ]
 
 
-def test_gate_rows_that_are_not_finite_are_refused(tmp_path: Path, vx: Vindex) -> None:
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7C01, 0xFFFF])
+def test_gate_rows_that_are_not_finite_are_refused(tmp_path: Path, vx: Vindex, bits: int) -> None:
     path = copy_golden("llama_h96.f16", tmp_path / "v")
     gate = np.fromfile(path / files.GATE, np.uint16)
-    gate[160 * 96 + 5] = 0x7C00
+    gate[160 * 96 + 5] = bits
     gate.tofile(path / files.GATE)
     query = np.ones(96, np.float32)
     with open_vindex(path) as damaged:

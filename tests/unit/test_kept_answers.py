@@ -1,5 +1,7 @@
 """Kept answers: read without a model, for the model and the question they were given to only."""
 
+# ruff: noqa: F811 (fixtures of a neighbour)
+
 from __future__ import annotations
 
 import json
@@ -32,7 +34,7 @@ KEPT = KeptAnswers(
 
 
 @pytest.fixture
-def vindex(made: Path, tmp_path: Path) -> Path:  # noqa: F811
+def vindex(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "tiny.vindex", ignore=shutil.ignore_patterns(FILE))
     return tmp_path / "tiny.vindex"
 
@@ -289,3 +291,24 @@ def test_a_second_process_prints_the_same_bytes_without_torch(vindex: Path, form
     assert second.stderr.rstrip().endswith(b"[]")
     if form == "json":
         assert json.loads(first.stdout)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_kept_does_not_make_it_another_base_for_patches(
+    vindex: Path, tmp_path: Path
+) -> None:
+    """Neither for a patch that was saved before anything was asked, nor for one after that."""
+    for name in ("before", "after"):
+        with connect(vindex) as session:
+            session.overlay.commit(Edit("off", (DropFeature(0, 0),)))
+            session.run("SAVE PATCH :p;", parameters={"p": tmp_path / f"{name}.vlp"})
+        with connect(vindex) as session:
+            describe(session, 'DESCRIBE "France";')
+    patch = json.loads((tmp_path / "after.vlp").read_text(encoding="utf-8"))
+    assert not [name for name in patch["base_files"] if name.startswith("lql_")]
+    patch["base_files"][FILE] = patch["base_checksum"] = "0" * 64  # as such patches once were
+    (tmp_path / "old.vlp").write_text(json.dumps(patch), encoding="utf-8")
+    for name in ("before", "after", "old"):
+        with connect(vindex) as session:
+            session.run("APPLY PATCH :p;", parameters={"p": tmp_path / f"{name}.vlp"})
+            assert session.overlay.edits
