@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vindex.sidecar import read_sidecar, write_sidecar
 from vindex.signals import Signal
@@ -100,9 +100,7 @@ def read_kept(directory: Path, made_for: str, key: str) -> KeptAnswers | None:
     Returns:
         ``None`` where there are none, or the file is not whole or was made for another model.
     """
-    start = f"{key} ".encode()
-    line = next((each for each in _lines(directory, made_for) if each.startswith(start)), None)
-    return None if line is None else _parsed(line[len(start) :])
+    return parse_answers(read_value(directory, made_for, key))
 
 
 def write_kept(directory: Path, made_for: str, key: str, kept: KeptAnswers) -> None:
@@ -112,17 +110,24 @@ def write_kept(directory: Path, made_for: str, key: str, kept: KeptAnswers) -> N
         OSError: the directory cannot be written.
         VindexError: its seal is malformed.
     """
-    fields = {
-        "date": kept.date,
-        "kinds": kept.kinds,
-        "answers": [
-            [a.relation, a.target, a.probability, a.lift_nats, a.score, a.signal.value, a.source]
-            for a in kept.answers
-        ],
-    }
+    write_value(directory, made_for, key, dump_answers(kept))
+
+
+def read_value(directory: Path, made_for: str, key: str) -> Any:
+    """What is kept under a key, as JSON holds it; ``None`` where nothing is."""
+    start = f"{key} ".encode()
+    line = next((each for each in _lines(directory, made_for) if each.startswith(start)), None)
+    try:
+        return None if line is None else json.loads(line[len(start) :])
+    except ValueError:
+        return None
+
+
+def write_value(directory: Path, made_for: str, key: str, value: Any) -> None:
+    """Keep what JSON can hold; see ``write_kept``."""
     start = f"{key} ".encode()
     lines = [each for each in _lines(directory, made_for) if not each.startswith(start)]
-    lines.append(start + json.dumps(fields).encode())
+    lines.append(start + json.dumps(value).encode())
     size = sum(len(each) + 1 for each in lines)
     while size > MAX_BYTES:
         size -= len(lines.pop(0)) + 1
@@ -135,9 +140,21 @@ def _lines(directory: Path, made_for: str) -> Sequence[bytes]:
     return () if found is None else found[1].splitlines()
 
 
-def _parsed(line: bytes) -> KeptAnswers | None:
+def dump_answers(kept: KeptAnswers) -> dict[str, Any]:
+    """Answers as JSON holds them."""
+    return {
+        "date": kept.date,
+        "kinds": kept.kinds,
+        "answers": [
+            [a.relation, a.target, a.probability, a.lift_nats, a.score, a.signal.value, a.source]
+            for a in kept.answers
+        ],
+    }
+
+
+def parse_answers(fields: Any) -> KeptAnswers | None:
+    """What ``dump_answers`` made; ``None`` of anything else."""
     try:
-        fields = json.loads(line)
         return KeptAnswers(
             str(fields["date"]),
             tuple(map(str, fields["kinds"])),

@@ -13,13 +13,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lql import catalogue
 from lql.context import Context
 from vindex.errors import VindexError
 from vindex.index import dump_index
-from vindex.kept_answers import Answer, KeptAnswers, key_of, read_kept, write_kept
+from vindex.kept_answers import (
+    Answer,
+    KeptAnswers,
+    dump_answers,
+    key_of,
+    parse_answers,
+    read_value,
+    write_value,
+)
 from vindex.store import Vindex
+
+if TYPE_CHECKING:
+    from lql.inference.answers import Meaning
 
 #: Changes with the way answers are found, so that kept ones are asked for anew.
 _METHOD = "1"
@@ -39,23 +51,23 @@ class Answers:
 
     directory: Path | None
     made_for: str
-    remembered: dict[str, KeptAnswers] = field(default_factory=dict)
+    remembered: dict[str, Any] = field(default_factory=dict)
 
-    def read(self, key: str) -> KeptAnswers | None:
-        """The kept answers of a key, or ``None``."""
+    def read(self, key: str) -> Any:
+        """What is kept under a key, or ``None``."""
         if self.directory is None:
             return self.remembered.get(key)
-        return read_kept(self.directory, self.made_for, key)
+        return read_value(self.directory, self.made_for, key)
 
-    def write(self, key: str, kept: KeptAnswers) -> None:
-        """Keep answers; where the vindex cannot be written, for this session only."""
+    def write(self, key: str, value: Any) -> None:
+        """Keep what JSON can hold; where the vindex cannot be written, for this session only."""
         if self.directory is not None:
             try:
-                write_kept(self.directory, self.made_for, key, kept)
+                write_value(self.directory, self.made_for, key, value)
             except (OSError, VindexError):
                 self.directory = None
         if self.directory is None:
-            self.remembered[key] = kept
+            self.remembered[key] = value
             while len(self.remembered) > _REMEMBERED:
                 del self.remembered[next(iter(self.remembered))]
 
@@ -68,7 +80,7 @@ def kept(entity: str, least: float, context: Context) -> KeptAnswers | None:
         least: answers of a lower score were not wanted.
     """
     answers = _answers(context)
-    return None if answers is None else answers.read(_key(entity, least, context))
+    return None if answers is None else parse_answers(answers.read(_key(entity, least, context)))
 
 
 def keep(
@@ -83,7 +95,46 @@ def keep(
     if place is not None:
         today = datetime.now(UTC).date().isoformat()
         key = _key(entity, least, context)
-        place.write(key, KeptAnswers(today, tuple(kinds), tuple(answers)))
+        place.write(key, dump_answers(KeptAnswers(today, tuple(kinds), tuple(answers))))
+
+
+def kept_meanings(
+    word: str, about: str, relations: Sequence[str], context: Context
+) -> tuple[str, list[Meaning]] | None:
+    """What a word means to the model in use, as it was found before; see ``keep_meanings``."""
+    from lql.inference.answers import Meaning
+
+    answers = _answers(context)
+    value = None if answers is None else answers.read(key_of("meaning", word, about, *relations))
+    try:
+        return None if value is None else (str(value[0]), [Meaning(*each) for each in value[1]])
+    except (TypeError, IndexError, KeyError):
+        return None
+
+
+def keep_meanings(
+    word: str,
+    about: str,
+    relations: Sequence[str],
+    kind: str,
+    found: Sequence[Meaning],
+    context: Context,
+) -> None:
+    """Keep what a word means.
+
+    Args:
+        about: the entity or kind that was asked about.
+        relations: that were compared.
+        kind: that the word was tried on.
+        found: the likeliest of them, best first.
+    """
+    answers = _answers(context)
+    if answers is not None:
+        value = [
+            kind,
+            [[each.relation, each.similarity, each.agreement, each.called] for each in found],
+        ]
+        answers.write(key_of("meaning", word, about, *relations), value)
 
 
 def _answers(context: Context) -> Answers | None:

@@ -288,7 +288,7 @@ def test_the_rows_do_not_depend_on_the_hash_seed(made: Path) -> None:
         f"asking.catalogue = lambda: parse({SMALL.encode()!r})\n"
         "asking.write_background = lambda *_: None\n"
         "facts._LEAST = 0.0\n"
-        "kept.write_kept = lambda *_: None\n"
+        "kept.write_value = lambda *_: None\n"
         f"rows = lql.connect({str(made)!r}).run('DESCRIBE \"France\" EVIDENCE ALL RAW;')\n"
         "print(json.dumps([r.to_rows() for r in rows], default=list))"
     )

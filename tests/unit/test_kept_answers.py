@@ -234,7 +234,7 @@ def test_a_vindex_that_cannot_be_written_leaves_it_to_the_session(
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(kept, "write_kept", refuse)
+    monkeypatch.setattr(kept, "write_value", refuse)
     first = describe(session, 'DESCRIBE "France";')
     assert not (vindex / FILE).exists()
     nobody_asks(monkeypatch)
