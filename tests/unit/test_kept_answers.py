@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -312,3 +313,35 @@ def test_what_is_kept_does_not_make_it_another_base_for_patches(
         with connect(vindex) as session:
             session.run("APPLY PATCH :p;", parameters={"p": tmp_path / f"{name}.vlp"})
             assert session.overlay.edits
+
+
+SEEDED = """
+import json, sys, lql
+with lql.open(sys.argv[1]) as session:
+    for statement in (
+        'DESCRIBE "France" RAW', 'DESCRIBE "Peru" RAW', 'DESCRIBE "France" EVIDENCE STATIC RAW',
+        'SELECT relation, target FROM EDGES WHERE entity IN ("France", "Peru")',
+        "SELECT token, COUNT(*) FROM FEATURES GROUP BY token", "SHOW FEATURES 1", "SHOW ENTITIES",
+    ):
+        print(json.dumps(session.query(statement).rows, default=list))
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.usefixtures("small")
+def test_what_is_kept_is_told_alike_over_twenty_hash_seeds(vindex: Path) -> None:
+    with connect(vindex) as session:
+        first = [session.query(f'DESCRIBE "{name}" RAW').rows for name in ("France", "Peru")]
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SEEDED, str(vindex)],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(20)
+    }
+    (output,) = outputs
+    lines = output.decode().splitlines()
+    assert [json.loads(line) for line in lines[:2]] == json.loads(json.dumps(first, default=list))
+    assert lines[-1] == "False"
