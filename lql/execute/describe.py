@@ -104,6 +104,7 @@ def _static_rows(
         context,
         answer.query,
         _routed(vindex, layers),
+        entity=entity,
         verbose=detail is not ast.Detail.BRIEF,
     )
     if not edges and not inserted:
