@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--half", choices=["tuning", "report", "all"], action="append")
     options = parser.parse_args()
     for path in options.vindex:
-        (path / FILE).unlink(missing_ok=True)  # the model is to be asked
+        (Path(path) / FILE).unlink(missing_ok=True)  # the model is to be asked
         with lql.connect(path) as session:
             for evidence in options.evidence or ["answer", "static"]:
                 for half in options.half or ["tuning", "report"]:

@@ -103,11 +103,14 @@ def test_they_are_a_base_for_further_edits(session: Session, baked: Path, tmp_pa
         assert again.query(EDGES).rows == before
         again.query("APPLY PATCH :p", p=str(patch))
         assert again.overlay.view == after
+        again.query('PROBE RELATION "capital" FOR ("France") TOP 3')  # and a conflict with it
+        after = again.overlay.view
         for conflict in ("LAST_WINS", "HIGHEST_CONFIDENCE"):
             out = tmp_path / conflict
             again.query(f"COMPILE CURRENT INTO VINDEX :o ON CONFLICT {conflict}", o=str(out))
             with connect(out) as third:
                 assert third.overlay.view == after
+        again.discard_edits()
     with connect() as other:
         other.query("COMPILE :b INTO VINDEX :o", b=str(baked), o=str(tmp_path / "copy.vindex"))
     assert (tmp_path / "copy.vindex" / FILE).read_bytes() == (baked / FILE).read_bytes()
