@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lql.inference.facts import Fact
 
 #: Changes with the way backgrounds are computed, so that stored ones are computed anew.
-_METHOD = "1"
+METHOD = "1"
 _KINDS = "kinds"
 
 
@@ -56,7 +56,7 @@ def asking(title: str, context: Context) -> Asking:
         edited = context.state.overlay.view.changes_weights
         held = Asking(
             describer=model.describer(known),
-            made_for=hashlib.sha256(f"{_METHOD} {known.digest}".encode()).hexdigest(),
+            made_for=hashlib.sha256(f"{METHOD} {known.digest}".encode()).hexdigest(),
             directory=source.path if isinstance(source, Vindex) and not edited else None,
         )
         context.state.asking = held

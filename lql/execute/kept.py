@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lql import catalogue
 from lql.context import Context
+from lql.execute.asking import METHOD
 from vindex.errors import VindexError
 from vindex.index import dump_index
 from vindex.kept_answers import (
@@ -33,7 +34,7 @@ from vindex.store import Vindex
 if TYPE_CHECKING:
     from lql.inference.answers import Meaning
 
-#: Changes with the way answers are found, so that kept ones are asked for anew.
+#: Changes with the way answers are found, so that kept ones are asked for anew, as with ``METHOD``.
 _METHOD = "1"
 #: Entities that a session without a place to write remembers.
 _REMEMBERED = 512
@@ -146,7 +147,7 @@ def _answers(context: Context) -> Answers | None:
         source = context.source()
         # What a checkpoint completes has no digest of its own.
         model = _identity(source) if type(source) is Vindex else None
-        known = f"{_METHOD} {catalogue.digest()} {model}"
+        known = f"{_METHOD} {METHOD} {catalogue.digest()} {model}"
         state.answers = Answers(
             directory=source.path if isinstance(source, Vindex) and model is not None else None,
             made_for=hashlib.sha256(known.encode()).hexdigest(),
