@@ -19,11 +19,12 @@ from vindex.progress import NullProgress, Progress
 if TYPE_CHECKING:
     from lql.catalogue import Relation
     from lql.execute.asking import Asking
+    from lql.execute.kept import Answers
     from lql.inference.model import LoadedModel
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
     from vindex.edited import EditedVindex
-    from vindex.edits import EditView, Fact
+    from vindex.edits import EditView
     from vindex.store import Vindex
     from vindex.tracefile import TraceFile
 
@@ -39,6 +40,7 @@ class State:
         device: where they run.
         tables: its tables, once a SELECT has needed them.
         asking: what DESCRIBE has learnt about how this model answers.
+        answers: what this model answered before, once a statement has asked.
         defined: relations that DEFINE RELATION added, by name; they outlive USE.
         overlay: the edits over ``source``.
         edited: ``source`` with the weight edits and labels of a view, while that is current.
@@ -54,6 +56,7 @@ class State:
     device: Device = Device.CPU
     tables: ModelTables | None = None
     asking: Asking | None = None
+    answers: Answers | None = None
     defined: dict[str, Relation] = field(default_factory=dict)
     overlay: Overlay = field(default_factory=Overlay)
     edited: tuple[EditView, EditedVindex] | None = None
@@ -65,14 +68,14 @@ class State:
     def replace(self, source: Vindex | CheckpointSource) -> None:
         """Make another vindex or model current and let go of the one before, edits included."""
         try:
-            overlay = Overlay(_stored_facts(source))
+            overlay = _overlay(source)
         except BaseException:
             source.close()
             raise
         old = self.source
         self._forget_tables()
         self.source, self.loaded, self.model, self.asking = source, None, None, None
-        self.overlay, self.edited, self.answering = overlay, None, None
+        self.overlay, self.edited, self.answering, self.answers = overlay, None, None, None
         if old is not None:
             old.close()
 
@@ -121,12 +124,15 @@ class State:
             self.tables = None
 
 
-def _stored_facts(source: Vindex | CheckpointSource) -> tuple[Fact, ...]:
-    """The facts that a vindex holds beside its weights."""
+def _overlay(source: Vindex | CheckpointSource) -> Overlay:
+    """No edits over what a vindex holds beside its weights."""
+    from vindex.edge_store import read_edge_store
     from vindex.knn_store import read_knn_store
     from vindex.store import Vindex
 
-    return read_knn_store(source.path, source.index) if isinstance(source, Vindex) else ()
+    if not isinstance(source, Vindex):
+        return Overlay()
+    return Overlay(read_knn_store(source.path, source.index), read_edge_store(source))
 
 
 class StoppableProgress:

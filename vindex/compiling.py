@@ -20,6 +20,8 @@ from vindex import files, kquant
 from vindex.baking import Change, Rounding, changes
 from vindex.commit import Stage, refuse_existing, write_error, write_file
 from vindex.downmeta import DownMetaWriter
+from vindex.edge_store import FILE as EDGE_STORE
+from vindex.edge_store import edge_store_bytes
 from vindex.edits import Fact
 from vindex.errors import TargetExists, VindexInvalid
 from vindex.extract import check_space, refuse_foreign
@@ -28,6 +30,7 @@ from vindex.index import dump_index
 from vindex.knn_store import FILE as KNN_STORE
 from vindex.knn_store import knn_store_bytes
 from vindex.labels import dump_probes
+from vindex.probes import Probe
 from vindex.progress import NullProgress, Progress
 from vindex.seal import Seal, SealedFile, dump_seal, read_seal
 from vindex.sharing import Sharing, share
@@ -37,7 +40,7 @@ from vindex.writing import Clock, StageWriter
 _COPY_BYTES = 16 << 20
 _MAX_TEXT = 1 << 30
 _TEXT = (*files.CARRIED, files.RELATION_CLUSTERS, files.FEATURE_CLUSTERS)
-_MADE = {files.INDEX, files.SEAL, files.FEATURE_LABELS, KNN_STORE}
+_MADE = {files.INDEX, files.SEAL, files.FEATURE_LABELS, KNN_STORE, EDGE_STORE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class CompileReport:
         rewritten: files with other bytes than the base's, and files the base does not have.
         shared: files with the base's bytes, and how they came to be.
         left_out: files of the base that are not taken along: caches, and what is not known.
-        facts: how many stored facts it holds.
+        facts, probes: how many stored facts and kept answers it holds.
         size_bytes: of all files.
         new_bytes: of those that share no bytes with the base.
         floats: how far edited values are from what the dtype holds of them.
@@ -62,6 +65,7 @@ class CompileReport:
     shared: Mapping[str, Sharing]
     left_out: tuple[str, ...]
     facts: int
+    probes: int
     size_bytes: int
     new_bytes: int
     floats: Rounding
@@ -76,6 +80,7 @@ def compile_vindex(
     *,
     overwrite: bool = False,
     in_place: bool = False,
+    probes: Iterable[Probe] = (),
     progress: Progress | None = None,
 ) -> CompileReport:
     """Write a vindex with every edit in its files.
@@ -85,6 +90,7 @@ def compile_vindex(
         facts: the stored facts that it is to hold; those of the base's own store among them.
         out: the directory to create.
         overwrite: replace an existing vindex, atomically.
+        probes: the kept answers that it is to hold.
         in_place: that may be the base. Its files stay readable through the open ``source``.
         progress: told about bytes; its ``check`` may raise to cancel.
 
@@ -103,7 +109,7 @@ def compile_vindex(
         )
     refuse_foreign(out)
     started = time.perf_counter()
-    job = _Job(source, tuple(facts), progress or NullProgress())
+    job = _Job(source, tuple(facts), tuple(probes), progress or NullProgress())
     check_space(out, job.bytes_needed())
     try:
         with Stage(out, overwrite=overwrite) as stage:
@@ -121,6 +127,7 @@ def compile_vindex(
 class _Job:
     source: Vindex
     facts: tuple[Fact, ...]
+    probes: tuple[Probe, ...]
     progress: Progress
     floats: Rounding = field(default_factory=Rounding)
     blocks: Rounding = field(default_factory=Rounding)
@@ -167,6 +174,8 @@ class _Job:
         self._write_labels(writer)
         if self.facts:
             writer.whole(KNN_STORE, knn_store_bytes(self.facts))
+        if self.probes:
+            writer.whole(EDGE_STORE, edge_store_bytes(self.probes))
         self._write_index(writer)
         writer.settle()
         self.sealed |= writer.seal().sealed
@@ -273,6 +282,7 @@ class _Job:
             shared=dict(sorted(self.shared.items())),
             left_out=tuple(sorted(self.there - sizes.keys())),
             facts=len(self.facts),
+            probes=len(self.probes),
             size_bytes=sum(sizes.values()),
             new_bytes=sum(size for name, size in sizes.items() if name not in linked),
             floats=self.floats,

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vindex.bands import Band
-from vindex.features import FeatureHit, entity_query, gate_walk
+from vindex.features import FeatureHit, Float32, entity_tokens, layer_hits, tokens_query
+from vindex.gates import gate_scores
 from vindex.labels import Label
 from vindex.store import Vindex
 
@@ -78,8 +79,25 @@ class _Merging:
     hits: int
 
 
-def describe_static(vx: Vindex, entity: str, layers: Iterable[int] | None = None) -> list[Edge]:
-    """The edges of an entity, strongest first.
+@dataclass(frozen=True, slots=True, eq=False)
+class StaticAnswer:
+    """What the features of some layers have for an entity.
+
+    Attributes:
+        tokens: of the entity, those that have an embedding.
+        query: their mean embedding, scaled, ``[D]``; ``None`` when there are none.
+        edges: strongest first.
+        gate: the largest score of any feature; 0 when none is positive.
+    """
+
+    tokens: tuple[int, ...]
+    query: Float32 | None
+    edges: tuple[Edge, ...]
+    gate: float
+
+
+def describe_static(vx: Vindex, entity: str, layers: Iterable[int] | None = None) -> StaticAnswer:
+    """The edges of an entity.
 
     Args:
         vx: an open vindex.
@@ -87,31 +105,40 @@ def describe_static(vx: Vindex, entity: str, layers: Iterable[int] | None = None
         layers: which layers to walk, ascending; all by default.
 
     Returns:
-        Edges, empty when no feature responds or no token of the entity has an embedding.
+        No edges when no feature responds or no token of the entity has an embedding.
     """
-    query = entity_query(vx, entity)
+    ids = tuple(entity_tokens(vx, entity))
+    query = tokens_query(vx, ids)
     if query is None:
-        return []
-    asked = vx.layers if layers is None else layers
+        return StaticAnswer(ids, None, (), 0.0)
     merged: dict[str, _Merging] = {}
-    for hit in gate_walk(vx, query, asked, PER_LAYER, floor=GATE_FLOOR):
-        if not is_content(hit.token) or _same(hit.token, entity):
-            continue
-        readable = _further_tokens(hit, entity)
-        also = tuple(filter(is_content, readable))[:_ALSO_SHOWN]
-        if readable and not also and hit.gate < COHERENT_GATE:
-            continue
-        known = merged.get(hit.token.lower())
-        if known is None:
-            merged[hit.token.lower()] = _Merging(hit, hit, also, {hit.layer}, 1)
-            continue
-        known.layers.add(hit.layer)
-        known.hits += 1
-        if hit.gate > known.best.gate:
-            known.best = hit
+    loudest = 0.0
+    for layer in vx.layers if layers is None else layers:
+        scores = gate_scores(vx, layer, query)
+        loudest = max(loudest, float(scores.max(initial=0.0)))
+        for hit in layer_hits(vx, layer, scores, PER_LAYER, floor=GATE_FLOOR):
+            _merge(hit, entity, merged)
     edges = [_edge(vx, item) for item in merged.values()]
     edges.sort(key=lambda edge: -edge.score)
-    return edges
+    return StaticAnswer(ids, query, tuple(edges), loudest)
+
+
+def _merge(hit: FeatureHit, entity: str, merged: dict[str, _Merging]) -> None:
+    """Add a hit to the edge of its token, if the token can be an answer."""
+    if not is_content(hit.token) or _same(hit.token, entity):
+        return
+    readable = _further_tokens(hit, entity)
+    also = tuple(filter(is_content, readable))[:_ALSO_SHOWN]
+    if readable and not also and hit.gate < COHERENT_GATE:
+        return
+    known = merged.get(hit.token.lower())
+    if known is None:
+        merged[hit.token.lower()] = _Merging(hit, hit, also, {hit.layer}, 1)
+        return
+    known.layers.add(hit.layer)
+    known.hits += 1
+    if hit.gate > known.best.gate:
+        known.best = hit
 
 
 def is_readable(token: str) -> bool:

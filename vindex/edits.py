@@ -329,9 +329,12 @@ def plain_relation(relation: str) -> str:
     return _BLANKS.sub(" ", relation).strip()
 
 
-def folded(base: Iterable[Fact], operations: Iterable[Operation]) -> EditView:
-    """What operations in this order come to, over the facts that the base holds."""
-    return with_operations(EditView({fact.name: fact for fact in base}, {}), operations)
+def folded(
+    base: Iterable[Fact], operations: Iterable[Operation], probes: Iterable[Probe] = ()
+) -> EditView:
+    """What operations in this order come to, over the facts and probes that the base holds."""
+    kept = {fact_name(probe.entity, probe.relation): probe for probe in probes}
+    return with_operations(EditView({fact.name: fact for fact in base}, {}, kept), operations)
 
 
 def with_operations(view: EditView, operations: Iterable[Operation]) -> EditView:

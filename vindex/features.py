@@ -96,17 +96,18 @@ class LayerSummary:
     writers: int
 
 
+def entity_tokens(vx: Vindex, text: str) -> list[int]:
+    """The tokens of an entity that have an embedding, tokenised without special tokens."""
+    return [i for i in vx.encode(text, special=False) if i < vx.index.vocab_size]
+
+
 def entity_query(vx: Vindex, text: str) -> Float32 | None:
-    """The mean embedding of an entity's tokens, scaled, ``[D]``.
+    """The mean embedding of an entity's tokens, scaled, ``[D]``; see ``tokens_query``."""
+    return tokens_query(vx, entity_tokens(vx, text))
 
-    Args:
-        vx: an open vindex.
-        text: tokenised without special tokens.
 
-    Returns:
-        ``None`` when no token of the text has an embedding.
-    """
-    ids = [i for i in vx.encode(text, special=False) if i < vx.index.vocab_size]
+def tokens_query(vx: Vindex, ids: Sequence[int]) -> Float32 | None:
+    """The mean embedding of tokens, scaled, ``[D]``; ``None`` when there are none."""
     if not ids:
         return None
     mean = embedding_rows(vx, ids).mean(axis=0, dtype=np.float64)
@@ -158,30 +159,39 @@ def gate_walk(
     Returns:
         Hits by layer, strongest first; equal sizes by feature number.
     """
+    return [
+        hit
+        for layer in layers
+        for hit in layer_hits(vx, layer, gate_scores(vx, layer, query), top, floor=floor)
+    ]
+
+
+def layer_hits(
+    vx: Vindex, layer: int, scores: Float32, top: int, *, floor: float = -math.inf
+) -> list[FeatureHit]:
+    """The features of a layer that respond most, by their scores ``[F]``; see ``gate_walk``."""
+    if len(scores) == 0 or vx.down_meta.num_features(layer) == 0:
+        return []
     hits: list[FeatureHit] = []
-    for layer in layers:
-        scores = gate_scores(vx, layer, query)
-        if len(scores) == 0 or vx.down_meta.num_features(layer) == 0:
+    records = vx.down_meta.records(layer)
+    for feature in strongest(scores, top):
+        if scores[feature] < floor:
             continue
-        records = vx.down_meta.records(layer)
-        for feature in strongest(scores, top):
-            if scores[feature] < floor:
-                continue
-            down = down_tokens(vx, records[feature])
-            if not down:
-                continue
-            hits.append(
-                FeatureHit(
-                    layer=layer,
-                    feature=int(feature),
-                    gate=float(scores[feature]),
-                    token=down[0].token,
-                    token_id=down[0].token_id,
-                    also=tuple(token.token for token in down[1:]),
-                    score=down[0].score,
-                    down=down,
-                )
+        down = down_tokens(vx, records[feature])
+        if not down:
+            continue
+        hits.append(
+            FeatureHit(
+                layer=layer,
+                feature=int(feature),
+                gate=float(scores[feature]),
+                token=down[0].token,
+                token_id=down[0].token_id,
+                also=tuple(token.token for token in down[1:]),
+                score=down[0].score,
+                down=down,
             )
+        )
     return hits
 
 

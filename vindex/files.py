@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,9 +43,11 @@ FEATURE_LABELS = "feature_labels.json"
 RELATION_CLUSTERS = "relation_clusters.json"
 FEATURE_CLUSTERS = "feature_clusters.jsonl"
 LARQL_CHECKPOINT = ".extract_checkpoint.json"
+PROBE_EDGES = "probe_edges.json"
 LEGACY_MONOLITH = "model_weights.bin"
 #: The only directory inside a vindex: a file for each layer (see ``vindex.layer_files``).
 LAYERS = "layers"
+SIDECAR_PREFIX = "lql_"
 
 #: Text files of a checkpoint that are carried along unchanged.
 CARRIED = (
@@ -104,8 +107,18 @@ def stored_names(directory: Path) -> list[str]:
 
 def stored_sizes(directory: Path) -> dict[str, int]:
     """Bytes of every regular file of a vindex, by name, ascending."""
-    paths = {name: directory / name for name in stored_names(directory)}
-    return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+    sizes: dict[str, int] = {}
+    for name in stored_names(directory):
+        with suppress(OSError):  # another process has just replaced a sidecar
+            status = (directory / name).stat()
+            if stat.S_ISREG(status.st_mode):
+                sizes[name] = status.st_size
+    return sizes
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file of that name is a sidecar: computed from the vindex, and never missed."""
+    return name.startswith(SIDECAR_PREFIX)
 
 
 def tensor_bytes(shape: tuple[int, ...], itemsize: int) -> int:

@@ -25,7 +25,8 @@ _BLOCK_BYTES = 1 << 18
 #: float16 bits shifted into a float32's place mean the value times 2^-112.
 _HALF_SCALE = 2.0**112
 _HALF_MASK = np.int32(-0x70002000)  # sign, five exponent bits, ten mantissa bits: 0x8FFFE000
-_HALF_INFINITE = np.int16(0x7C00)
+#: The least bits of infinity and NaN among positive and among negative numbers.
+_HALF_INFINITE = 0x7C00, 0xFC00
 
 
 def gate_scores(vx: Vindex, layer: int, query: Float32) -> Float32:
@@ -80,7 +81,9 @@ def _half_block(
 ) -> None:
     """``block @ vector`` for a float16 block, ``scaled`` being ``vector`` times 2^112."""
     bits = block.view(np.int16)
-    if ((bits & _HALF_INFINITE) == _HALF_INFINITE).any():
+    positive, negative = _HALF_INFINITE
+    # Negative numbers are the largest ones among unsigned, and below all others among signed.
+    if bits.max() >= positive or bits.view(np.uint16).max() >= negative:
         with np.errstate(invalid="ignore"):
             np.dot(block.astype(np.float32), vector, out=out)
         return

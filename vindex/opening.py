@@ -115,6 +115,7 @@ def inspect(path: Path, supplement: Supplement | None = None) -> Contents:
         path=path,
         index=index,
         spec=spec,
+        seal=seal,
         maps=maps,
         entries=entries,
         embedding_size=embedding_size,

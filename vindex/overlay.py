@@ -16,6 +16,7 @@ from vindex.edits import (
     compacted,
     folded,
 )
+from vindex.probes import Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,14 @@ class Overlay:
 
     Args:
         base: facts that the base itself holds.
+        probes: kept answers that it holds.
     """
 
-    def __init__(self, base: Iterable[Fact] = ()) -> None:
+    def __init__(self, base: Iterable[Fact] = (), probes: Iterable[Probe] = ()) -> None:
         self._base = tuple(base)
+        self._probes = tuple(probes)
         self._states = [_State()]
-        self._view = folded(self._base, ())
+        self._view = self._folded(())
         self.recording: str | None = None
 
     @property
@@ -174,4 +177,5 @@ class Overlay:
         self._view = view
 
     def _folded(self, edits: Sequence[Edit]) -> EditView:
-        return folded(self._base, (each for edit in edits for each in edit.operations))
+        operations = (each for edit in edits for each in edit.operations)
+        return folded(self._base, operations, self._probes)

@@ -54,8 +54,14 @@ from vindex.strict_json import Fields, load
 VERSION = 1
 MAX_OPERATIONS = 1_000_000
 _MAX_BYTES = 1 << 30
-_DESCRIBING = {files.INDEX, files.FEATURE_LABELS, files.RELATION_CLUSTERS, files.FEATURE_CLUSTERS}
-"""Sealed files that differ between two extracts of the same weights, or only name features."""
+_DESCRIBING = {
+    files.INDEX,
+    files.FEATURE_LABELS,
+    files.RELATION_CLUSTERS,
+    files.FEATURE_CLUSTERS,
+    files.PROBE_EDGES,
+}
+"""Sealed files that differ between two extracts of the same weights, or only tell of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def base_of(vindex: Vindex) -> Base:
     """What a patch over this vindex is bound to: its seal, or larql's checksums."""
     seal = read_seal(vindex.path)
     if seal is not None:
-        digests = {n: f.sha256 for n, f in sorted(seal.sealed.items()) if n not in _DESCRIBING}
+        digests = {n: f.sha256 for n, f in sorted(seal.sealed.items()) if _is_weights(n)}
     else:
         digests = dict(sorted((vindex.index.checksums or {}).items()))
     text = "\n".join(f"{digest}  {name}" for name, digest in digests.items())
@@ -112,8 +118,11 @@ def check_base(patch: Patch, base: Base, path: Path) -> None:
     if theirs.checksum is not None and base.checksum is not None:
         if theirs.checksum == base.checksum:
             return
-        names = sorted({*theirs.digests, *base.digests})
+        # A patch may have been written while sidecars still counted.
+        names = sorted(filter(_is_weights, {*theirs.digests, *base.digests}))
         different = [n for n in names if theirs.digests.get(n) != base.digests.get(n)]
+        if theirs.digests and base.digests and not different:
+            return
         details = [
             f"{name}: {_how(theirs.digests.get(name), base.digests.get(name))}"
             for name in different
@@ -130,6 +139,10 @@ def check_base(patch: Patch, base: Base, path: Path) -> None:
         path=path,
         details=details or [f"checksum: {theirs.checksum}, here {base.checksum}"],
     )
+
+
+def _is_weights(name: str) -> bool:
+    return name not in _DESCRIBING and not files.is_sidecar(name)
 
 
 def _how(theirs: str | None, ours: str | None) -> str:

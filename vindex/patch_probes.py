@@ -25,7 +25,7 @@ def dump_probes(operations: Iterable[Operation]) -> dict[str, Any]:
     for operation in operations:
         match operation:
             case PutProbe(probe):
-                probes.append(_probe_entry(probe))
+                probes.append(probe_entry(probe))
             case PutLabel(label):
                 labels.append(
                     {
@@ -42,7 +42,8 @@ def dump_probes(operations: Iterable[Operation]) -> dict[str, Any]:
     return {key: entries for key, entries in found.items() if entries}
 
 
-def _probe_entry(probe: Probe) -> dict[str, Any]:
+def probe_entry(probe: Probe) -> dict[str, Any]:
+    """A probe as plain values for JSON."""
     return {
         "entity": probe.entity,
         "relation": probe.relation,
@@ -77,7 +78,7 @@ def read_probes(top: Fields, path: Path, vindex: Vindex) -> list[PutProbe | PutL
     labels = top.array_or_none("labels", _MAX_ENTRIES) or []
     return [
         *(
-            PutProbe(_probe(Fields(entry, path, f"probes[{number}]"), path, vindex))
+            PutProbe(read_probe(Fields(entry, path, f"probes[{number}]"), path, vindex))
             for number, entry in enumerate(probes)
         ),
         *(
@@ -87,7 +88,12 @@ def read_probes(top: Fields, path: Path, vindex: Vindex) -> list[PutProbe | PutL
     ]
 
 
-def _probe(fields: Fields, path: Path, vindex: Vindex) -> Probe:
+def read_probe(fields: Fields, path: Path, vindex: Vindex) -> Probe:
+    """A probe as ``probe_entry`` writes it.
+
+    Raises:
+        VindexInvalid: it is malformed, or names a token that the vindex does not have.
+    """
     answers = fields.array("answers", _MAX_ANSWERS)
     templates = fields.array("templates", _MAX_ANSWERS)
     if not all(type(template) is str for template in templates):

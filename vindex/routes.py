@@ -3,20 +3,25 @@
 It is the reference's view of a mixture of experts: deep routers read a residual stream that is
 nearly orthogonal to the embedding, so it tells more of early layers than of late ones.
 
-Shape legend: D hidden, E experts.
+Shape legend: D hidden, E experts, k experts that a token visits.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 import numpy.typing as npt
 
+from vindex.edges import is_content
+from vindex.features import embedding_rows
 from vindex.spec import MoeSpec, Role, ffn_parts
 from vindex.store import Vindex
+
+_SAMPLED, _TOLD = 2000, 10  # tokens that are asked for an expert's words, and words that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def expert_routes(
     """
     chosen: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
     for layer in layers:
-        for expert, weight in _choice(vindex, query, layer):
+        for expert, weight in layer_route(vindex, query, layer):
             chosen[expert].append((layer, weight))
     found = [
         ExpertRoute(
@@ -80,18 +85,58 @@ def expert_routes(
     return sorted(found, key=lambda each: (-len(each.layers), -each.weight, each.expert))
 
 
-def _choice(vindex: Vindex, query: npt.NDArray[np.float32], layer: int) -> list[tuple[int, float]]:
-    """The experts that one router chooses, with their weights."""
+def layer_route(
+    vindex: Vindex, query: npt.NDArray[np.float32], layer: int
+) -> list[tuple[int, float]]:
+    """The experts that one router chooses for a query ``[D]``, with their weights, best first.
+
+    Args:
+        layer: one of ``routers``.
+    """
+    experts, weights = _routed(vindex, query[None], layer)
+    return list(zip(experts[0].tolist(), weights[0].tolist(), strict=True))
+
+
+def expert_tokens(
+    vindex: Vindex, layer: int, experts: Sequence[int], *, leave_out: str = ""
+) -> list[tuple[str, ...]]:
+    """Of each expert, words that a router sends to it, by falling weight.
+
+    About two thousand tokens, evenly spread over the vocabulary, are asked with their embeddings.
+
+    Args:
+        layer: one of ``routers``.
+        leave_out: a word that is not told.
+    """
+    size = vindex.index.vocab_size
+    asked = range(0, size, max(1, size // _SAMPLED))
+    scale = np.float32(vindex.index.embed_scale)
+    chosen, weights = _routed(vindex, embedding_rows(vindex, asked) * scale, layer)
+    texts = vindex.token_texts.texts(asked)
+    found = []
+    for expert in experts:
+        rows, places = np.nonzero(chosen == expert)
+        order = np.argsort(-weights[rows, places], kind="stable")
+        words = (texts[row] for row in rows[order].tolist())
+        said = (w for w in words if is_content(w) and w.lower() != leave_out.strip().lower())
+        found.append(tuple(islice((word for word, _ in groupby(said)), _TOLD)))
+    return found
+
+
+def _routed(
+    vindex: Vindex, queries: npt.NDArray[np.float32], layer: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The experts that a router chooses for queries ``[n, D]`` and their weights, ``[n, k]``."""
     spec = vindex.known_spec
     assert spec is not None, "see ``routers``"
     ffn = spec.layers[layer].ffn
     assert isinstance(ffn, MoeSpec), "see ``routers``"
     table = vindex.tensor(Role.ROUTER, layer)
-    scores = table.rows(0, table.shape[0]).astype(np.float32) @ query  # [E]
+    scores = queries @ table.rows(0, table.shape[0]).astype(np.float32).T  # [n, E]
     if vindex.has(Role.ROUTER_BIAS, layer):
         bias = vindex.tensor(Role.ROUTER_BIAS, layer)
         scores = scores + bias.rows(0, bias.shape[0]).astype(np.float32)
-    best = np.argsort(-scores, kind="stable")[: ffn.routing.chosen]
-    weights = np.exp(scores[best] - scores[best[0]])
-    weights /= weights.sum()
-    return [(int(e), float(w)) for e, w in zip(best, weights, strict=True)]
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : ffn.routing.chosen]
+    top = np.take_along_axis(scores, best, axis=1)
+    weights = np.exp(top - top[:, :1])
+    return best, weights / weights.sum(axis=1, keepdims=True)

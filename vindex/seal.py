@@ -38,6 +38,9 @@ class Seal:
     def check_sizes(self, directory: Path, extract_again: str) -> None:
         """Compare the size of every sealed file with the directory.
 
+        Sidecars are left out: they may be deleted, another process may be replacing one just now,
+        and each says itself whether it is whole.
+
         Args:
             extract_again: what the hint says of mending it.
 
@@ -46,6 +49,8 @@ class Seal:
         """
         wrong: list[str] = []
         for name, expected in self.sealed.items():
+            if files.is_sidecar(name):
+                continue
             try:
                 size = (directory / name).stat().st_size
             except OSError:
@@ -61,6 +66,15 @@ class Seal:
                 path=directory,
                 details=wrong,
             )
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the digests of all files but sidecars: the same for the same model."""
+        listing = sorted(
+            f"{entry.sha256} {name}\n"
+            for name, entry in self.sealed.items()
+            if not files.is_sidecar(name)
+        )
+        return hashlib.sha256("".join(listing).encode()).hexdigest()
 
     def check_bytes(self, name: str, data: bytes, directory: Path) -> None:
         """Compare the digest of a file that was read whole.

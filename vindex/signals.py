@@ -22,6 +22,8 @@ from vindex.store import Vindex
 
 #: Standard deviations above shuffled entities.
 WEAK, CLEAR = 4.0, 8.0
+#: The score below which an answer is no better than what is said of anybody.
+WEAK_ANSWER = 0.25
 _SHUFFLED = 256
 _SEED = 20240229
 
@@ -43,11 +45,10 @@ class CalibratedEdge:
     signal: Signal
 
 
-def calibrate(vx: Vindex, entity: str, edges: Sequence[Edge]) -> list[CalibratedEdge]:
-    """Edges of an entity by falling score."""
+def calibrate(vx: Vindex, size: int, edges: Sequence[Edge]) -> list[CalibratedEdge]:
+    """Edges of an entity of ``size`` tokens by falling score."""
     if not edges:
         return []
-    size = len([i for i in vx.encode(entity, special=False) if i < vx.index.vocab_size])
     drawn = np.random.default_rng(_SEED).integers(0, vx.index.vocab_size, (_SHUFFLED, size))
     tokens, places = np.unique(drawn, return_inverse=True)
     rows = embedding_rows(vx, tokens.tolist())[places.reshape(drawn.shape)]  # [n, size, D]

@@ -30,6 +30,7 @@ from vindex.kinds import ExtractLevel, Quant, StorageDtype
 from vindex.labels import Labels, read_labels
 from vindex.manifest import ManifestEntry
 from vindex.quick_tokenizer import QuickTokenizer
+from vindex.seal import Seal
 from vindex.source import QuantTensor, StoredTensor
 from vindex.spec import (
     GATE_ROLES,
@@ -56,6 +57,7 @@ class Contents:
 
     Attributes:
         spec: the model, or why it cannot be known; browsing works without it.
+        seal: what every file was when it was sealed; ``None`` of one that larql wrote.
         maps: every binary file, by name.
         entries: manifest entries of float tensors that are there, by key.
         quantised: entries of quantised matrices that are there, by key.
@@ -68,6 +70,7 @@ class Contents:
     path: Path
     index: VindexIndex
     spec: ModelSpec | VindexError
+    seal: Seal | None
     maps: Mapping[str, MappedFile]
     entries: Mapping[str, ManifestEntry]
     quantised: Mapping[str, QuantEntry]
@@ -83,6 +86,7 @@ class Vindex(Closing):
     Attributes:
         path: the directory.
         index: its ``index.json``.
+        seal: as it was when the vindex was opened; ``None`` of one that larql wrote.
         notes: what the user should know about it, one sentence each.
 
     Args:
@@ -92,6 +96,7 @@ class Vindex(Closing):
     def __init__(self, contents: Contents) -> None:
         self.path = contents.path
         self.index = contents.index
+        self.seal = contents.seal
         self.notes = contents.notes
         self._spec = contents.spec
         self._maps = dict(contents.maps)

@@ -1,7 +1,8 @@
 """VERIFY: read every byte of a vindex and report everything that is wrong with it.
 
 Opening compares sizes; this compares contents. A vindex with a seal has every file checked against
-its SHA-256; one written by larql only those that larql hashes, and the report names the others.
+its SHA-256; one written by larql only those that larql hashes, and the report names the others. A
+sidecar that is gone is not missed: it is computed again when it is needed.
 Then every stored number is checked to be finite, and every token id to be in the vocabulary.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vindex import files
+from vindex.commit import directory_lock
 from vindex.downmeta import present, used_slots
 from vindex.dtypes import count_not_finite
 from vindex.errors import VerifyFailed, VindexError, VindexIncomplete, VindexNotFound
@@ -112,9 +114,12 @@ def verify(path: str | Path, progress: Progress | None = None) -> VerifyReport:
     sealed, expected = _expected(path, problems)
     present_files = files.stored_names(path)
     progress.phase("verify", sum(files.stored_sizes(path).values()))
+    needed = {name for name in expected if not files.is_sidecar(name)}
     statuses = [
-        _check_file(path, name, expected.get(name), progress)
-        for name in sorted({*present_files, *expected})
+        _check_sidecar(path, name, progress)
+        if files.is_sidecar(name)
+        else _check_file(path, name, expected.get(name), progress)
+        for name in sorted({*present_files, *needed})
         if name != files.SEAL
     ]
     try:
@@ -156,6 +161,12 @@ def _check_file(
     if digest != expected[1]:
         return FileStatus(name, size, Status.DAMAGED, "its SHA-256 differs")
     return FileStatus(name, size, Status.OK)
+
+
+def _check_sidecar(path: Path, name: str, progress: Progress) -> FileStatus:
+    """A file that another process may be replacing: with the seal that it has at this moment."""
+    with directory_lock(path):
+        return _check_file(path, name, _expected(path, [])[1].get(name), progress)
 
 
 def _digest(path: Path, progress: Progress) -> tuple[int, str]:

@@ -8,11 +8,10 @@ substituted, never read as a format.
 from __future__ import annotations
 
 import hashlib
-import tomllib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib import resources
 from typing import Any
 
 PLACE = "{entity}"
@@ -151,8 +150,19 @@ def _card(kind: Kind, place: int, relations: list[Relation]) -> str:
 @cache
 def catalogue() -> Catalogue:
     """The catalogue that comes with the package."""
-    data = (resources.files(__name__) / "relations.toml").read_bytes()
-    return parse(data)
+    return parse(_data())
+
+
+@cache
+def digest() -> str:
+    """The digest of that catalogue, without parsing it."""
+    return hashlib.sha256(_data()).hexdigest()
+
+
+def _data() -> bytes:
+    data = pkgutil.get_data(__name__, "relations.toml")
+    assert data is not None, "the package holds it"
+    return data
 
 
 def parse(data: bytes) -> Catalogue:
@@ -161,6 +171,8 @@ def parse(data: bytes) -> Catalogue:
     Raises:
         ValueError: it is not one: the message says what is wrong.
     """
+    import tomllib  # not wanted by who asks for the digest only
+
     document = tomllib.loads(data.decode("utf-8"))
     kinds = {
         name: Kind(

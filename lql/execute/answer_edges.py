@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lql.context import Context
-from lql.execute.asking import Asking, asking, facts, is_name
+from lql.execute.asking import asking, facts, is_name
+from lql.execute.kept import keep, kept
 from lql.tables.edges import EdgeRecord, EdgeRequest, Evidence
 from vindex.errors import VindexError
+from vindex.kept_answers import Answer
 from vindex.kinds import ExtractLevel
 from vindex.store import Vindex
 
@@ -25,32 +27,42 @@ def answer_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list
     except VindexError as error:
         context.note(f"no answer edges: {error}" + (f"; {error.hint}" if error.hint else ""))
         return []
-    held = asking("SELECT", context)
     rows: list[EdgeRecord] = []
     for entity in request.entities:
         context.cancel.check(f"answers about {entity}")
-        rows += _answers(" ".join(entity.split()), entity, request, held, context)
+        rows += _answers(" ".join(entity.split()), entity, request, context)
     return rows
 
 
 def _answers(
-    name: str, entity: str, request: EdgeRequest, held: Asking, context: Context
+    name: str, entity: str, request: EdgeRequest, context: Context
 ) -> Sequence[EdgeRecord]:
+    known = None if request.carriers else kept(name, 0.0, context)
+    if known is not None:
+        return _records(entity, known.answers, [()] * len(known.answers))
     from lql.inference.errors import PromptTooLong
 
+    held = asking("SELECT", context)
     if not is_name(name, held):
         context.note(f'no answer edges of "{entity[:40]}": it is no name')
         return ()
     try:
-        found, _ = facts(name, held, context)
+        found, kinds = facts(name, held, context)
     except PromptTooLong as error:
         context.note(f'no answer edges of "{entity[:40]}": {error}')
         return ()
+    keep(name, 0.0, [score.kind for score in kinds], found, context)
     describer = held.describer
     carried: list[tuple[Carrier, ...]] = [()] * len(found)
     if request.carriers and describer.attributes and found:
         layers = range(describer.num_layers)
         carried = describer.carriers(found, layers, top=1, cancel=context.cancel)
+    return _records(entity, found, carried)
+
+
+def _records(
+    entity: str, found: Sequence[Answer], carried: Sequence[tuple[Carrier, ...]]
+) -> list[EdgeRecord]:
     rows = []
     for fact, carriers in zip(found, carried, strict=True):
         first = carriers[0] if carriers else None

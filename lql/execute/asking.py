@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lql.inference.facts import Fact
 
 #: Changes with the way backgrounds are computed, so that stored ones are computed anew.
-_METHOD = "1"
+METHOD = "1"
 _KINDS = "kinds"
 
 
@@ -56,7 +56,7 @@ def asking(title: str, context: Context) -> Asking:
         edited = context.state.overlay.view.changes_weights
         held = Asking(
             describer=model.describer(known),
-            made_for=hashlib.sha256(f"{_METHOD} {known.digest}".encode()).hexdigest(),
+            made_for=hashlib.sha256(f"{METHOD} {known.digest}".encode()).hexdigest(),
             directory=source.path if isinstance(source, Vindex) and not edited else None,
         )
         context.state.asking = held
@@ -66,6 +66,11 @@ def asking(title: str, context: Context) -> Asking:
         if defined:
             held.own = model.describer(catalogue().with_relations(defined))
     return held
+
+
+def known_catalogue() -> Catalogue:
+    """The catalogue that is asked, without a model."""
+    return catalogue()
 
 
 _LONGEST = 64  # tokens of a name

@@ -18,9 +18,11 @@ from lql.results import Result
 from lql.results.compile import CompileModelResult, CompileVindexResult
 from vindex.compiling import compile_vindex
 from vindex.conflicts import contests, most_confident
+from vindex.edge_store import read_edge_store
 from vindex.edited import EditedVindex
 from vindex.edits import Fact, folded
 from vindex.knn_store import read_knn_store
+from vindex.probes import Probe
 from vindex.store import Vindex, open_vindex
 
 if TYPE_CHECKING:
@@ -47,12 +49,14 @@ class Compiled:
     Attributes:
         name: for people.
         facts: the stored facts in effect.
+        probes: the kept answers in effect.
         conflicts: how many facts and features patches did not agree about.
     """
 
     name: str
     vindex: Vindex
     facts: Sequence[Fact]
+    probes: Sequence[Probe]
     conflicts: int
 
 
@@ -69,7 +73,7 @@ def compiled(
         path = Path(text(statement.source)).expanduser()
         with open_vindex(path) as opened:
             facts = read_knn_store(opened.path, opened.index)
-            yield Compiled(str(path), opened, facts, 0)
+            yield Compiled(str(path), opened, facts, read_edge_store(opened), 0)
         return
     vindex = context.vindex(statement.title)
     overlay = context.state.overlay
@@ -89,11 +93,18 @@ def compiled(
             )
         )
     if found and statement.on_conflict is ast.PatchConflict.HIGHEST_CONFIDENCE:
-        view = folded(stored, most_confident(overlay.edits, stored))
+        probes = overlay.base_view.probes.values()
+        view = folded(stored, most_confident(overlay.edits, stored), probes)
         vindex = EditedVindex.of(base, view)
     edits = len(overlay.edits)
     count = "no edits" if not edits else "1 edit" if edits == 1 else f"{edits} edits"
-    yield Compiled(f"{base.path} with {count}", vindex, tuple(view.facts.values()), len(found))
+    yield Compiled(
+        f"{base.path} with {count}",
+        vindex,
+        tuple(view.facts.values()),
+        tuple(view.probes.values()),
+        len(found),
+    )
 
 
 def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVindexResult:
@@ -113,6 +124,7 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
             source.facts,
             target,
             overwrite=statement.overwrite,
+            probes=source.probes,
             progress=context.progress,
         )
     return CompileVindexResult(
@@ -122,6 +134,7 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
         shared={name: how.value for name, how in report.shared.items()},
         left_out=report.left_out,
         facts=report.facts,
+        probes=report.probes,
         conflicts=source.conflicts,
         size_bytes=report.size_bytes,
         new_bytes=report.new_bytes,
@@ -142,6 +155,11 @@ def _into_model(statement: ast.CompileModel, context: Context) -> CompileModelRe
     model_format = _format(statement, target)
     with compiled(statement, context) as source:
         _refuse_facts(source)
+        if source.probes:
+            context.note(
+                f"answers about {len(source.probes)} entities that PROBE kept are left out: a "
+                "checkpoint has no place for them"
+            )
         if model_format is ast.ModelFormat.GGUF:
             report = export_gguf(
                 source.vindex,

@@ -18,11 +18,9 @@ from lql.execute.paging import page
 from lql.execute.slots import layer, layer_range, text
 from lql.results.browse import DescribeResult, EdgeRow
 from vindex.bands import Band
-from vindex.edges import GATE_FLOOR, Edge, describe_static
+from vindex.edges import GATE_FLOOR, Edge, StaticAnswer, describe_static
 from vindex.edits import fact_name
 from vindex.errors import VindexError
-from vindex.features import entity_query
-from vindex.gates import gate_scores
 from vindex.kinds import ExtractLevel
 from vindex.signals import CalibratedEdge, Signal, calibrate
 
@@ -44,15 +42,12 @@ def run(statement: ast.Describe, context: Context) -> DescribeResult:
     kinds: tuple[str, ...] = ()
     if evidence is not ast.Evidence.STATIC:
         from lql.execute.describe_answer import answer_rows
-        from lql.inference.errors import PromptTooLong
 
-        try:
-            rows, kinds = answer_rows(statement, context, layers, detail)
-        except PromptTooLong as error:
-            if statement.evidence is not None:
-                raise
-            context.note(f"static evidence only: the questions do not fit the model: {error}")
+        answers = answer_rows(statement, context, layers, detail)
+        if answers is None:
             evidence = ast.Evidence.STATIC
+        else:
+            rows, kinds = answers
     elif statement.causal:
         raise _answers_only(statement)
     if evidence is not ast.Evidence.ANSWER:
@@ -99,22 +94,22 @@ def _static_rows(
 ) -> list[EdgeRow]:
     vindex = context.vindex(statement.title)
     entity = text(statement.entity)
+    answer = describe_static(vindex, entity, layers)
     edges = [
-        edge
-        for edge in describe_static(vindex, entity, layers)
-        if edge.relation is not None or not statement.relations_only
+        edge for edge in answer.edges if edge.relation is not None or not statement.relations_only
     ]
     context.read_gates(vindex, layers)
     note_experts(
         vindex,
         context,
-        entity_query(vindex, entity),
+        answer.query,
         _routed(vindex, layers),
+        entity=entity,
         verbose=detail is not ast.Detail.BRIEF,
     )
     if not edges and not inserted:
-        context.note(_silence(vindex, entity, layers, relations_only=statement.relations_only))
-    found = calibrate(vindex, entity, edges)
+        context.note(_silence(vindex, entity, answer, layers, statement))
+    found = calibrate(vindex, len(answer.tokens), edges)
     if detail is ast.Detail.BRIEF:
         said = [each for each in found if each.signal is not Signal.NONE]
         if len(said) < len(found):
@@ -253,21 +248,24 @@ def _relation(edge: Edge, detail: ast.Detail) -> str | None:
             assert_never(detail)
 
 
-def _silence(vindex: Vindex, entity: str, layers: Sequence[int], *, relations_only: bool) -> str:
+def _silence(
+    vindex: Vindex,
+    entity: str,
+    answer: StaticAnswer,
+    layers: Sequence[int],
+    statement: ast.Describe,
+) -> str:
     """Why there are no edges, as exactly as it is known."""
     if not layers:
         return "no layer is both AT LAYER and in the band"
-    query = entity_query(vindex, entity)
-    if query is None:
+    if answer.query is None:
         return f'no signal: no token of "{entity}" has an embedding'
     features = f"{sum(map(vindex.num_features, layers)):,} features"
-    scores = (gate_scores(vindex, layer, query) for layer in layers)
-    gate = max((float(each.max()) for each in scores if len(each)), default=0.0)
     ask = "INFER asks the model itself"
-    if gate < GATE_FLOOR:
+    if answer.gate < GATE_FLOOR:
         return (
-            f'no signal: {features} answer "{entity}" with a gate of {gate:.1f} at most, '
+            f'no signal: {features} answer "{entity}" with a gate of {answer.gate:.1f} at most, '
             f"an edge needs {GATE_FLOOR:g}; {ask}"
         )
-    missing = "a relation label" if relations_only else "a content word of its own"
+    missing = "a relation label" if statement.relations_only else "a content word of its own"
     return f'no signal: of {features}, none with a gate for "{entity}" has {missing}; {ask}'

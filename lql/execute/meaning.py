@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lql import ast
 from lql.context import Context
-from lql.execute.asking import Asking, asking, is_name, kinds_background
+from lql.execute.asking import Asking, asking, is_name, kinds_background, known_catalogue
+from lql.execute.kept import keep_meanings, kept_meanings
 from lql.names import nearest
 from lql.tables.conditions import pinned
 from lql.tables.edges import Evidence
@@ -18,9 +20,12 @@ from vindex.kinds import ExtractLevel
 from vindex.labels import Labels
 from vindex.store import Vindex
 
-#: A word is taken for a relation with this confidence, and this much more than for any other
-#: unless it is all but certain.
-_LEAST, _LEAD, _CERTAIN = 0.5, 0.1, 0.8
+if TYPE_CHECKING:
+    from lql.inference.answers import Meaning
+
+#: A word is taken for a relation with this confidence, and this much more than for any other.
+#: Chosen on half of the words of ``tests/bench/relation_words.toml``.
+_LEAST, _LEAD = 0.45, 0.05
 _TABLES = (ast.Table.EDGES, ast.Table.FEATURES, ast.Table.RELATIONS)
 
 
@@ -106,8 +111,7 @@ def _known(select: ast.Select, entity: str | None, vindex: Vindex, context: Cont
     if ast.Table.RELATIONS in tables:
         found.update(context.state.defined)
     if entity is not None:
-        catalogue = asking("SELECT", context).describer.catalogue
-        found.update(relation.name for relation in catalogue.relations)
+        found.update(relation.name for relation in known_catalogue().relations)
         found.update(context.state.defined)
     return sorted(found)
 
@@ -138,23 +142,17 @@ def _meant(
         also = f"; there is {', '.join(alike)}" if alike else ""
         context.note(f'no relation is called "{word}"{also}')
         return None
-    held = asking("SELECT", context)
-    kind = _kind(known, entity, held, context)
-    # Words are told apart by all that can be asked about a kind, and taken for what is known here.
-    catalogue = held.describer.catalogue
-    unsuited = {each.name for each in catalogue.relations if not each.suits(kind)}
-    own = [each.name for each in catalogue.relations if each.suits(kind)]
-    candidates = [name for name in known if name not in unsuited] or list(known)
-    context.progress.phase(f'what "{word}" means', 1, "")
-    relations = list(dict.fromkeys((*own, *candidates)))
-    every = held.describer.meanings(word, relations, kind, cancel=context.cancel)
-    best, *rest = [each for each in every if each.relation in candidates]
+    about = entity or f"any {_usual_kind(known, context)}"
+    before = kept_meanings(word, about, known, context)
+    if before is None:
+        before = _asked(word, known, entity, context)
+        keep_meanings(word, about, known, *before, context)
+    kind, (best, *rest) = before
     told = (
-        f"confidence {best.confidence:.2f}: answers about a {kind} agree {best.agreement:.2f}, "
-        f"words {best.similarity:.2f}"
+        f"confidence {best.confidence:.2f}: of a {kind}, words alike {best.similarity:.2f}, "
+        f"answers agree {best.agreement:.2f}, called so {best.called:.2f}"
     )
-    lead = best.confidence - (rest[0].confidence if rest else 0.0)
-    if best.confidence >= _LEAST and (lead >= _LEAD or best.confidence >= _CERTAIN):
+    if taken(best, rest):
         context.note(
             f'relation "{word}" is read as "{best.relation}" ({told}); EXACT takes it as written'
         )
@@ -166,12 +164,40 @@ def _meant(
     return None
 
 
-def _kind(known: Sequence[str], entity: str | None, held: Asking, context: Context) -> str:
-    """The kind of entities that words are tried on: the entity's, else the most often probed."""
+def taken(best: Meaning, rest: Sequence[Meaning]) -> bool:
+    """Whether the likeliest relation is likely enough, the next ones being what they are."""
+    lead = best.confidence - (rest[0].confidence if rest else 0.0)
+    return best.confidence >= _LEAST and lead >= _LEAD
+
+
+def _asked(
+    word: str, known: Sequence[str], entity: str | None, context: Context
+) -> tuple[str, list[Meaning]]:
+    """The kind that a word is tried on, and the two of the known relations that it fits best."""
+    held = asking("SELECT", context)
+    kind = _kind(known, entity, held, context)
+    # Words are told apart by all that can be asked about a kind, and taken for what is known here.
     catalogue = held.describer.catalogue
+    unsuited = {each.name for each in catalogue.relations if not each.suits(kind)}
+    own = [each.name for each in catalogue.relations if each.suits(kind)]
+    candidates = [name for name in known if name not in unsuited] or list(known)
+    context.progress.phase(f'what "{word}" means', 1, "")
+    relations = list(dict.fromkeys((*own, *candidates)))
+    every = held.describer.meanings(word, relations, kind, cancel=context.cancel)
+    return kind, [each for each in every if each.relation in candidates][:2]
+
+
+def _kind(known: Sequence[str], entity: str | None, held: Asking, context: Context) -> str:
+    """The kind of entities that words are tried on: the entity's, else the usual one."""
     if entity is not None and is_name(entity, held):
         held.describer.set_usual(kinds_background(held, context))
         return held.describer.kinds(" ".join(entity.split()), cancel=context.cancel)[0].kind
+    return _usual_kind(known, context)
+
+
+def _usual_kind(known: Sequence[str], context: Context) -> str:
+    """The kind that was probed most often, else the one that most known relations suit."""
+    catalogue = known_catalogue()
     probes = context.state.overlay.view.probes.values()
     probed = Counter(probe.kind for probe in probes if probe.kind in catalogue.kinds)
     asked = Counter(

@@ -24,6 +24,7 @@ from vindex.comparing import (
     refuse_other_shape,
 )
 from vindex.compiling import compile_vindex
+from vindex.edge_store import read_edge_store
 from vindex.edited import EditedVindex
 from vindex.edits import Fact, Operation, PutFact, folded
 from vindex.errors import TargetExists
@@ -160,6 +161,7 @@ def _into_vindex(
                 into,
                 overwrite=True,
                 in_place=True,
+                probes=read_edge_store(target),
                 progress=context.progress,
             )
     return merged, str(into)

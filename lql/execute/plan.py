@@ -18,7 +18,7 @@ from lql.context import Context
 from lql.errors import LqlError
 from lql.execute.failures import translated
 from lql.execute.needs import Base, Needs, asks_answers, needs
-from lql.execute.planned_steps import Planned, Stage, planned
+from lql.execute.planned_steps import Planned, Stage, kept_answers, planned
 from lql.execute.residency import resident_bytes
 from lql.execute.slots import layer, layer_range
 from lql.results import Form, Result
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
     from lql.tables.store import ModelTables
     from vindex.checkpoint import CheckpointSource
+    from vindex.kept_answers import KeptAnswers
     from vindex.store import Vindex
 
 
@@ -60,6 +61,8 @@ def _plan(statement: ast.Statement, context: Context) -> tuple[PlanResult, Seque
     source = None if needed.base is Base.NOTHING else context.source()
     obstacle = _obstacle(statement, needed, context)
     runs = _runs(statement, needed, source)
+    known = _answered_before(statement, context) if runs and obstacle is None else None
+    runs = runs and known is None
     vindex = source if isinstance(source, Vindex) else None
     plan = PlanResult(
         statement=unparse(statement),
@@ -73,10 +76,20 @@ def _plan(statement: ast.Statement, context: Context) -> tuple[PlanResult, Seque
         layers=_layers(statement, source),
         steps=(),
     )
-    # What cannot run reads nothing, and asking for its parts would fail.
-    return plan, () if obstacle is not None else planned(
-        statement, source, runs=runs, loaded=context.state.model is not None
-    )
+    if obstacle is not None:
+        return plan, ()  # what cannot run reads nothing, and asking for its parts would fail
+    if known is not None and vindex is not None:
+        return plan, (kept_answers(known.date, vindex),)
+    return plan, planned(statement, source, runs=runs, loaded=context.state.model is not None)
+
+
+def _answered_before(statement: ast.Statement, context: Context) -> KeptAnswers | None:
+    """The answers that DESCRIBE need not ask for, where they are all that it shows."""
+    from lql.execute.describe_answer import answered_before
+
+    if not isinstance(statement, ast.Describe) or statement.evidence is ast.Evidence.ALL:
+        return None
+    return answered_before(statement, context)
 
 
 def _obstacle(statement: ast.Statement, needed: Needs, context: Context) -> LqlError | None:

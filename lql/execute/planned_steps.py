@@ -72,6 +72,15 @@ def planned(
     return steps or [Planned(Stage.AFTER, PlanStep("look up", "what the session knows"))]
 
 
+def kept_answers(date: str, vindex: Vindex) -> Planned:
+    """The only step of a DESCRIBE whose answers are kept from an earlier day."""
+    from vindex.kept_answers import FILE
+
+    size = _size(str(vindex.path / FILE)) or 0
+    step = PlanStep("read kept answers", f"asked on {date}", (FILE,) if size else (), size)
+    return Planned(Stage.AFTER, step)
+
+
 def selected(statement: ast.Statement) -> ast.Select | None:
     """The SELECT that a statement is, or asks."""
     match statement:

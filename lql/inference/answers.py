@@ -168,3 +168,24 @@ class GeneratedToken:
     token_id: int
     text: str
     logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """How well a relation fits a word; see ``lql.inference.meaning``.
+
+    Attributes:
+        similarity: cosine of the two words' embeddings in context, -1..1.
+        agreement: cosine of the states that the answers to them are read from, -1..1.
+        called: how much more the model calls the one the other than it would any, -1..1.
+    """
+
+    relation: str
+    similarity: float
+    agreement: float
+    called: float
+
+    @property
+    def confidence(self) -> float:
+        """0..1: the mean of the three."""
+        return max(0.0, (self.similarity + self.agreement + self.called) / 3)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lql.cancel import CancelToken
 from lql.catalogue import Question
-from lql.inference.decoder import Decoder, Observer
+from lql.inference.decoder import Decoder, Observer, Tap
 from lql.inference.errors import WeightsInvalid
 from lql.inference.packed import PackedSequence
 from lql.inference.prompt import PromptEncoder
@@ -52,6 +52,7 @@ class Asker:
     def __init__(self, decoder: Decoder, encoder: PromptEncoder) -> None:
         self._decoder = decoder
         self._encoder = encoder
+        self.num_layers = decoder.spec.num_layers
         self._trunks: dict[tuple[Question, ...], tuple[PackedSequence, int]] = {}
 
     def tokens(self, text: str) -> int:
@@ -120,6 +121,24 @@ class Asker:
         leaves = [tree.add(ids) for ids in prompts]
         h = PackedSequence(self._decoder, len(tree), tree).read(cancel=cancel)
         return self.logprobs(h[leaves])
+
+    def states(
+        self,
+        prompts: Sequence[Sequence[int]],
+        depth: int,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Tensor:
+        """The residual stream after layer ``depth`` at the ends of prompts, in one pass, [n, D]."""
+        tree, seen = TokenTree(), list[Tensor]()
+        leaves = [tree.add(ids) for ids in prompts]
+
+        def observe(tap: Tap, layer: int, values: Tensor) -> None:
+            if tap is Tap.OUTPUT and layer == depth:
+                seen.append(values[leaves].float().cpu())
+
+        PackedSequence(self._decoder, len(tree), tree).read(observe=observe, cancel=cancel)
+        return seen[0]
 
     def logprobs(self, h: Tensor) -> Tensor:
         """Log probabilities of the next token after rows of the residual stream, [n, V]."""

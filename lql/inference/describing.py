@@ -10,11 +10,12 @@ import torch
 
 from lql.cancel import CancelToken
 from lql.catalogue import Catalogue, Question
+from lql.inference.answers import Meaning
 from lql.inference.asking import Asker
 from lql.inference.attribution import Attribution, Carrier
 from lql.inference.decoder import Decoder
 from lql.inference.facts import FLOOR, Fact, find_facts, mean_answer, merge, sounds_like, weaken
-from lql.inference.meaning import Meaning, meanings
+from lql.inference.meaning import Meanings
 from lql.inference.probing import Prober
 from lql.inference.prompt import PromptEncoder
 from vindex.answers import KEPT, AnswerBackground
@@ -51,7 +52,6 @@ class Describer:
         self.catalogue = catalogue
         self._attribution = Attribution(decoder, source)
         self._encoder = encoder
-        self._source = source
         self._asker = Asker(decoder, encoder)
         self.num_layers = decoder.spec.num_layers
         self._nouns = {
@@ -59,6 +59,7 @@ class Describer:
             for name, kind in catalogue.kinds.items()
         }
         self._usual: Mapping[int, float] | None = None
+        self._meanings: tuple[tuple[str, tuple[str, ...]], Meanings] | None = None
         self._texts: dict[tuple[int, ...], str] = {}
 
     def probes(self) -> Prober:
@@ -73,17 +74,16 @@ class Describer:
         *,
         cancel: CancelToken | None = None,
     ) -> list[Meaning]:
-        """The relations that a word may mean, tried on entities of a kind: see ``meaning``."""
-        return meanings(
-            word,
-            relations,
-            self.catalogue.kinds[kind],
-            self.catalogue.questions(kind),
-            self._asker,
-            self._encoder,
-            self._source,
-            cancel=cancel,
-        )
+        """The relations that a word may mean, tried on entities of a kind: see ``meaning``.
+
+        The first word costs what the relations do, the next ones little.
+        """
+        key = (kind, tuple(relations))
+        if self._meanings is None or self._meanings[0] != key:
+            entities = self.catalogue.kinds[kind]
+            made = Meanings(relations, entities, self._asker, self._encoder, cancel=cancel)
+            self._meanings = key, made
+        return self._meanings[1].of(word, cancel=cancel)
 
     def tokens(self, text: str) -> int:
         """How many tokens a text has."""

@@ -24,14 +24,13 @@ from lql.catalogue import Question
 from lql.inference.asking import COMPLETION, Asked, Asker
 from lql.inference.packed import PackedSequence
 from vindex.answers import AnswerBackground
+from vindex.signals import WEAK_ANSWER
 from vindex.signals import Signal as Signal
 
 #: A probability that anything has: no answer is more surprising than this.
 FLOOR = 1e-5
 #: An answer that a template gives less often than this is none.
 _LEAST = 0.02
-#: Below this score a row is no better than what is said of anybody.
-WEAK = 0.25
 _TOKENS_PER_RELATION, _ROWS_PER_RELATION = 12, 2
 _COMPLETED = 16
 _WORDS = 3
@@ -220,7 +219,7 @@ def _rank(fact: Fact) -> tuple[float, str]:
 
 
 def _signal(score: float, target: str, entity: str, clear: float) -> Signal:
-    if score < WEAK:
+    if score < WEAK_ANSWER:
         return Signal.NONE
     # What begins like the name can be guessed from its letters.
     return Signal.CLEAR if score > clear and not sounds_like(target, entity) else Signal.WEAK

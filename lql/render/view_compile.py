@@ -53,6 +53,7 @@ def _(result: CompileVindexResult) -> Sequence[Block]:
         *((how, ", ".join(names)) for how, names in sorted(shared.items())),
         ("left out", ", ".join(result.left_out)),
         ("stored facts", str(result.facts)),
+        ("kept answers", f"about {result.probes} entities" if result.probes else ""),
         ("size", f"{size(result.size_bytes)}, {size(result.new_bytes)} of it new"),
     ]
     if result.edited_values:

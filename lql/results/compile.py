@@ -74,6 +74,7 @@ class CompileVindexResult(Record):
         shared: the other files, and how: ``linked``, ``reflinked`` or ``copied``.
         left_out: files of the source that were not taken along: caches, and what is not known.
         facts: stored facts that it holds beside its weights.
+        probes: entities and relations that it holds answers about (PROBE).
         conflicts: facts and features that patches did not agree about.
         new_bytes: of files that share no bytes with the source.
         edited_values: values that were stored anew, as floats.
@@ -88,6 +89,7 @@ class CompileVindexResult(Record):
     shared: dict[str, str]
     left_out: tuple[str, ...]
     facts: int
+    probes: int
     conflicts: int
     size_bytes: int
     new_bytes: int

@@ -95,7 +95,7 @@ def static_edges(request: EdgeRequest, vindex: Vindex, context: Context) -> list
                 source="gate",
                 gate=edge.score,
             )
-            for edge in describe_static(vindex, entity)
+            for edge in describe_static(vindex, entity).edges
         ]
     return rows
 

@@ -20,6 +20,7 @@ import lql
 from lql import ast
 from lql.catalogue import catalogue
 from lql.results.browse import DescribeResult
+from vindex.kept_answers import FILE
 
 _STARTS, _VOWELS, _MIDDLES, _ENDS = "BCDFGHJKLMNPRSTVWZ", "aeiou", "bdgklmnrstvxz", "klmnrstx"
 _SHAPES = (
@@ -67,9 +68,10 @@ def clear_rows(session: lql.Session, name: str) -> list[str]:
 
 
 def outputs(path: Path, seeds: int) -> list[str]:
-    """Digests of the rows of real entities, a process for each hash seed."""
+    """Digests of the rows of real entities, a process that asks the model for each hash seed."""
     found = []
     for seed in range(seeds):
+        (path / FILE).unlink(missing_ok=True)  # each is to ask
         done = subprocess.run(
             [sys.executable, "-c", _CODE, str(path), *_ENTITIES],
             capture_output=True,
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
     for path in options.vindex:
+        (path / FILE).unlink(missing_ok=True)
         with lql.connect(path) as session:
             told = {name: clear_rows(session, name) for name in made_up(options.names)}
         clear = {name: rows for name, rows in told.items() if rows}

@@ -25,6 +25,7 @@ from pathlib import Path
 import lql
 from lql import ast
 from lql.results.browse import DescribeResult
+from vindex.kept_answers import FILE
 
 ENTITIES = Path(__file__).parent / "entities.toml"
 ROWS = 10
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--half", choices=["tuning", "report", "all"], action="append")
     options = parser.parse_args()
     for path in options.vindex:
+        (Path(path) / FILE).unlink(missing_ok=True)  # the model is to be asked
         with lql.connect(path) as session:
             for evidence in options.evidence or ["answer", "static"]:
                 for half in options.half or ["tuning", "report"]:

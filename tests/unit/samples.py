@@ -287,6 +287,7 @@ EVERY: tuple[Result, ...] = (
         shared={"norms.bin": "linked"},
         left_out=("lql_answers_country.bin",),
         facts=1,
+        probes=2,
         conflicts=0,
         size_bytes=4096,
         new_bytes=1024,

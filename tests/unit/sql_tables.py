@@ -259,7 +259,7 @@ def edges(path: Path, entities: tuple[str, ...]) -> list[Row]:
                 "source": "gate",
             }
             for entity in entities
-            for edge in describe_static(vindex, entity)
+            for edge in describe_static(vindex, entity).edges
         ]
 
 

@@ -21,6 +21,7 @@ from lql.results.browse import DescribeResult
 from lql.session import Session, connect
 from tests.unit.checkpoint_files import write_directory
 from tests.unit.tiny_models import LLAMA_TINY, byte_tokenizer, tame_arrays
+from vindex import gates
 from vindex.answers import file_name
 from vindex.verify import verify
 
@@ -272,6 +273,18 @@ def test_a_browse_vindex_says_which_extract_gives_more_and_loads_no_torch(made: 
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("entity", ["France", "zz", "the"])
+def test_static_evidence_reads_every_gate_once(
+    session: Session, entity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    matvec = gates.matvec
+    monkeypatch.setattr(gates, "matvec", lambda *args: read.append(1) or matvec(*args))
+    describe(session, f'DESCRIBE "{entity}" EVIDENCE STATIC;')
+    assert session.source is not None
+    assert len(read) == session.source.spec.num_layers
+
+
 def test_every_catalogue_kind_has_a_noun_of_its_own() -> None:
     nouns = [kind.noun for kind in catalogue().kinds.values()]
     assert len(set(nouns)) == len(nouns)
@@ -280,10 +293,12 @@ def test_every_catalogue_kind_has_a_noun_of_its_own() -> None:
 def test_the_rows_do_not_depend_on_the_hash_seed(made: Path) -> None:
     code = (
         "import json, lql, lql.execute.asking as asking, lql.inference.facts as facts\n"
+        "import lql.execute.kept as kept\n"
         "from lql.catalogue import parse\n"
         f"asking.catalogue = lambda: parse({SMALL.encode()!r})\n"
         "asking.write_background = lambda *_: None\n"
         "facts._LEAST = 0.0\n"
+        "kept.write_value = lambda *_: None\n"
         f"rows = lql.connect({str(made)!r}).run('DESCRIBE \"France\" EVIDENCE ALL RAW;')\n"
         "print(json.dumps([r.to_rows() for r in rows], default=list))"
     )

@@ -71,10 +71,11 @@ def test_a_query_too_large_for_the_shortcut_is_still_right() -> None:
     ]
 
 
-def test_gate_rows_that_are_not_finite_are_refused(tmp_path: Path, vx: Vindex) -> None:
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7C01, 0xFFFF])
+def test_gate_rows_that_are_not_finite_are_refused(tmp_path: Path, vx: Vindex, bits: int) -> None:
     path = copy_golden("llama_h96.f16", tmp_path / "v")
     gate = np.fromfile(path / files.GATE, np.uint16)
-    gate[160 * 96 + 5] = 0x7C00
+    gate[160 * 96 + 5] = bits
     gate.tofile(path / files.GATE)
     query = np.ones(96, np.float32)
     with open_vindex(path) as damaged:
@@ -118,7 +119,7 @@ def test_a_prompt_is_its_last_token_scaled(gemma: Vindex) -> None:
 def test_nothing_to_look_up_is_no_query(vx: Vindex) -> None:
     assert entity_query(vx, "") is None
     assert prompt_query(vx, "") is not None  # the beginning-of-text token remains
-    assert describe_static(vx, "") == []
+    assert describe_static(vx, "").edges == ()
 
 
 def test_a_token_that_the_tokenizer_appends_is_not_the_last_one(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ class Bench:
         monkeypatch.setattr(
             self.vx.token_texts, "texts", lambda ids: [self._words[token] for token in ids]
         )
-        monkeypatch.setattr("vindex.features.gate_scores", lambda vx, layer, q: self._scores[layer])
+        monkeypatch.setattr("vindex.edges.gate_scores", lambda vx, layer, q: self._scores[layer])
 
     def feature(self, layer: int, feature: int, gate: float, *words: str) -> None:
         self._scores[layer, feature] = gate
@@ -285,7 +286,7 @@ def test_edges_are_merged_by_word_and_sorted_by_gate(bench: Bench) -> None:
     bench.feature(3, 9, 6.0, "PARIS", "Oslo")
     bench.feature(3, 1, 9.5, "Europe", "Asia")
     bench.feature(3, 2, -30.0, "Spain", "Madrid")
-    first, second = describe_static(bench.vx, "France")
+    first, second = describe_static(bench.vx, "France").edges
     assert (first.target, first.score, first.layer, first.feature) == ("paris", 12.0, 2, 7)
     assert (first.layers, first.hits, first.also) == ((0, 2, 3), 3, ("Lyon", "Nice", "Lille"))
     assert (first.relation, first.band) == (None, None)
@@ -294,21 +295,21 @@ def test_edges_are_merged_by_word_and_sorted_by_gate(bench: Bench) -> None:
 
 def test_the_floor_is_five(bench: Bench) -> None:
     bench.feature(0, 0, 4.999, "Paris", "Lyon")
-    assert describe_static(bench.vx, "France") == []
+    assert describe_static(bench.vx, "France").edges == ()
     bench.feature(0, 1, 5.0, "Berlin", "Bonn")
-    assert [edge.target for edge in describe_static(bench.vx, "France")] == ["Berlin"]
+    assert [edge.target for edge in describe_static(bench.vx, "France").edges] == ["Berlin"]
 
 
 def test_only_the_layers_asked_for_are_walked(bench: Bench) -> None:
     bench.feature(0, 0, 9, "Paris", "Lyon")
     bench.feature(2, 0, 9, "Berlin", "Bonn")
-    assert [edge.target for edge in describe_static(bench.vx, "France", [2])] == ["Berlin"]
+    assert [edge.target for edge in describe_static(bench.vx, "France", [2]).edges] == ["Berlin"]
 
 
 def test_noise_and_the_entity_itself_are_no_targets(bench: Bench) -> None:
     for feature, word in enumerate(["france", "FRANCE", "the", "巴黎", "})", "aB"]):
         bench.feature(0, feature, 30, word, "Lyon")
-    assert describe_static(bench.vx, "France") == []
+    assert describe_static(bench.vx, "France").edges == ()
 
 
 def test_incoherent_features_need_a_gate_of_twenty(bench: Bench) -> None:
@@ -316,13 +317,16 @@ def test_incoherent_features_need_a_gate_of_twenty(bench: Bench) -> None:
     bench.feature(0, 0, 19.9, "Paris", "12", "a1")
     bench.feature(0, 1, 20.0, "Berlin", "12", "a1")
     bench.feature(0, 2, 6.0, "Vienna", "})", "巴黎")  # companions that cannot be read say nothing
-    assert [edge.target for edge in describe_static(bench.vx, "France")] == ["Berlin", "Vienna"]
+    assert [edge.target for edge in describe_static(bench.vx, "France").edges] == [
+        "Berlin",
+        "Vienna",
+    ]
 
 
 def test_companions_with_negative_logits_do_not_count(bench: Bench) -> None:
     bench.feature(0, 0, 8.0, "Paris", "Lyon", "Nice")
     bench.records[0][0]["top"]["score"][1] = -1
-    (edge,) = describe_static(bench.vx, "France")
+    (edge,) = describe_static(bench.vx, "France").edges
     assert edge.also == ("Nice",)
 
 
@@ -330,7 +334,7 @@ def test_only_twenty_features_of_a_layer_are_looked_at(bench: Bench) -> None:
     for feature in range(edges.PER_LAYER):
         bench.feature(1, feature, -100.0, "Rome", "Milan")
     bench.feature(1, 150, 50.0, "Paris", "Lyon")
-    assert describe_static(bench.vx, "France") == []
+    assert describe_static(bench.vx, "France").edges == ()
 
 
 def test_edges_carry_labels_and_bands(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +344,7 @@ def test_edges_carry_labels_and_bands(bench: Bench, monkeypatch: pytest.MonkeyPa
     from vindex.bands import Bands
 
     bench.vx.__dict__["bands"] = Bands((1, 1), (2, 2), (3, 3))
-    (edge,) = describe_static(bench.vx, "France")
+    (edge,) = describe_static(bench.vx, "France").edges
     assert edge.relation == Label("capital", LabelSource.PROBE)
     assert edge.band is Band.KNOWLEDGE  # outside every band
 

@@ -410,6 +410,35 @@ def test_a_word_is_read_as_the_relation_that_it_is_taken_for(
     assert note.startswith('relation "seat" is read as "capital" (confidence ')
 
 
+def test_what_a_word_means_is_kept(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.query(PROBE)
+    session.query("SAVE PATCH :p", p=str(tmp_path / "p.vlp"))
+    statement = 'SELECT * FROM EDGES WHERE relation = "seat" AND evidence = "probe"'
+    first = session.query(statement)
+    monkeypatch.setattr("lql.execute.meaning.asking", None)
+    assert session.query(statement).meta.notes == first.meta.notes
+    with connect(tmp_path / "tiny.vindex") as other:
+        other.query("APPLY PATCH :p", p=str(tmp_path / "p.vlp"))
+        assert other.query(statement).meta.notes == first.meta.notes
+        assert not other.loaded
+        with pytest.raises(TypeError):  # another word is another question
+            other.query(statement.replace("seat", "throne"))
+
+
+def test_a_relation_is_what_its_own_name_means_most(session: Session) -> None:
+    describer = session.model().describer(parse(SMALL.encode()))
+    relations = ["capital", "river", "song"]
+    for word in relations:
+        best, *rest = describer.meanings(word, relations, "country")
+        assert best.relation == word
+        assert best.similarity == pytest.approx(1, abs=1e-3)
+        assert best.agreement == pytest.approx(1, abs=1e-3)
+        assert best.confidence > max(each.confidence for each in rest)
+        assert sorted(each.relation for each in rest) == sorted({*relations} - {word})
+
+
 def test_a_browse_vindex_suggests_what_is_spelt_alike(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made.with_name("browse.vindex"), tmp_path / "b.vindex")
     (tmp_path / "labels.json").write_text('{"L0_F1": "capital"}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from lql.session import connect
 from tests.unit.moe_models import ALL, MIXTRAL, QWEN2, extracted
-from vindex.features import entity_query
-from vindex.routes import expert_of, expert_routes, routers
+from vindex.edges import is_content
+from vindex.features import embedding_rows, entity_query
+from vindex.routes import expert_of, expert_routes, expert_tokens, layer_route, routers
 from vindex.spec import MoeSpec, PartKind, Role, ffn_parts
 from vindex.store import open_vindex
 
@@ -73,6 +75,56 @@ def test_routers_choose_by_score_and_weigh_by_softmax(
             assert each.weight == pytest.approx(sum(seen[each.expert]) / len(each.layers), rel=1e-3)
         counts = [(len(each.layers), each.weight) for each in found]
         assert counts == sorted(counts, reverse=True)
+
+
+@models
+def test_the_words_of_an_expert_are_those_that_its_router_sends_there(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    with open_vindex(extracted(tmp_path, config)) as vindex:
+        assert vindex.known_spec is not None
+        layer = routers(vindex, range(vindex.index.num_layers))[-1]
+        ffn = vindex.known_spec.layers[layer].ffn
+        assert isinstance(ffn, MoeSpec)
+        sent: dict[int, list[tuple[float, int]]] = {e: [] for e in range(ffn.routing.experts)}
+        step = max(1, vindex.index.vocab_size // 2000)
+        for token in range(0, vindex.index.vocab_size, step):
+            embedding = embedding_rows(vindex, [token])[0] * np.float32(vindex.index.embed_scale)
+            for expert, weight in layer_route(vindex, embedding, layer):
+                sent[expert].append((-weight, token))
+        left_out = ""
+        for told in (False, True):
+            found = expert_tokens(vindex, layer, list(sent), leave_out=left_out)
+            assert any(found)
+            for expert, words in zip(sent, found, strict=True):
+                order = [t for _, t in sorted(sent[expert], key=lambda each: round(each[0], 5))]
+                texts = [w for w in vindex.token_texts.texts(order) if is_content(w)]
+                expected = [w for w in texts if w.lower() != left_out]
+                assert set(words) <= set(expected)
+                assert len(words) == min(10, len([*groupby(expected)]))
+                assert not words or words[0] in expected[:3]
+            if not told:
+                left_out = next(words[0] for words in found if words).lower()
+                assert any(left_out in map(str.lower, words) for words in found)
+
+
+def test_verbose_tells_every_layers_choice_and_describe_other_words(tmp_path: Path) -> None:
+    with connect(extracted(tmp_path, QWEN2)) as session:
+        for statement in ('DESCRIBE "France" EVIDENCE STATIC', 'EXPLAIN WALK "France"'):
+            brief, verbose = (
+                [note for note in session.query(each).meta.notes if note.startswith("layer ")]
+                for each in (statement, f"{statement} VERBOSE")
+            )
+            words = [note for note in brief if " also sends to expert " in note]
+            assert words == brief
+            assert bool(words) == statement.startswith("DESCRIBE")
+            choices = [note for note in verbose if note not in words]
+            assert [note.partition(": ")[0] for note in choices] == [
+                "layer 0",
+                "layer 2",
+                "layer 3",
+            ]
+            assert all("expert " in note and "(" in note for note in choices)
 
 
 def test_statements_say_which_experts_an_entity_goes_to(tmp_path: Path) -> None:
