@@ -192,7 +192,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "TRACE",
         'TRACE ["prompt"] [FOR "answer"] [DECOMPOSE] [HEADS|FEATURES] [LAYERS a-b] '
-        '[POSITIONS LAST|ALL] [SAVE "file" [OVERWRITE]] [CHAT|RAW] [LIMIT n] '
+        '[POSITIONS LAST|ALL|n, a-b, …] [SAVE "file" [OVERWRITE]] [CHAT|RAW] [LIMIT n] '
         f'[DIFF "prompt" [PATCH AT LAYER n]] {_CHANGES}',
         "follow a prediction through the layers",
         'TRACE "The capital of France is" FOR "Paris"',

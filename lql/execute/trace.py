@@ -13,6 +13,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError, LqlTypeError
 from lql.execute.changes import Changes, changes_of, excluded
 from lql.execute.infer import note_prompt_mode, token_row
+from lql.execute.positions import only_last, positions_of
 from lql.execute.slots import integer_or, layer_range, text
 from lql.execute.trace_rows import layer_rows, saved_file, saved_rows
 from lql.results import Meta, Result, Truncation
@@ -25,7 +26,13 @@ from lql.results.trace import (
     UseTraceResult,
 )
 from vindex.features import down_tokens
-from vindex.tracefile import ATTENTION, REST, read_trace_file, write_trace_file
+from vindex.tracefile import (
+    ATTENTION,
+    REST,
+    keeps_positions,
+    read_trace_file,
+    write_trace_file,
+)
 
 if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
@@ -63,14 +70,14 @@ def _refuse_clauses(statement: ast.Trace) -> None:
     """Refuse clauses that make no sense together, or without another."""
     span = statement.span
     shares = "HEADS" if statement.heads else "FEATURES" if statement.features else None
-    every = statement.positions is ast.TracePositions.ALL
+    several = not only_last(statement.positions)
     wide = {
         "DECOMPOSE": statement.decompose,
         "POSITIONS": statement.positions is not None,
         "SAVE": statement.save is not None,
     }
     if shares is not None:
-        for name in [name for name, there in (wide | {"POSITIONS": every}).items() if there]:
+        for name in [name for name, there in (wide | {"POSITIONS": several}).items() if there]:
             raise excluded(shares, name, span)
     if statement.diff is not None:
         wide |= {"HEADS": statement.heads, "FEATURES": statement.features}
@@ -112,7 +119,7 @@ def _run(statement: ast.Trace, prompt: ast.TextSlot, context: Context) -> Result
     trace = model.trace(
         text(prompt),
         target=target,
-        all_positions=statement.positions is ast.TracePositions.ALL,
+        positions=_positions(statement, text(prompt), mode, model),
         mode=mode,
         interventions=changes.wanted,
         heads=statement.heads,
@@ -147,6 +154,16 @@ def _run(statement: ast.Trace, prompt: ast.TextSlot, context: Context) -> Result
     )
 
 
+def _positions(
+    statement: ast.Trace, prompt: str, mode: ast.PromptMode, model: LoadedModel
+) -> tuple[int, ...]:
+    """The positions that a statement asks for, of the prompt as the model reads it."""
+    if only_last(statement.positions):
+        return (-1,)
+    pieces = model.encode(prompt, mode).pieces
+    return positions_of(statement.positions, len(pieces), pieces)
+
+
 def _note(
     statement: ast.Trace,
     prompt: ast.TextSlot,
@@ -161,6 +178,8 @@ def _note(
             f"the target is {len(pieces)} tokens: rank, probability and logits are of the first, "
             f'"{pieces[0]}", word_probability is of all'
         )
+    if trace.target_ids and trace.positions[-1] != len(trace.encoded.ids) - 1:
+        context.note("contributions are of the last position, which POSITIONS leaves out")
     if model.facts:
         mode = statement.prompt_mode or ast.PromptMode.RAW
         fact = model.infer(text(prompt), top=1, mode=mode, cancel=context.cancel).fact
@@ -180,6 +199,11 @@ def _save(
     path = Path(text(statement.save)).expanduser()
     file = saved_file(trace, prompt, _model_name(context), changes.written)
     write_trace_file(path, file, overwrite=statement.overwrite)
+    if len(trace.positions) < len(trace.encoded.ids) and not keeps_positions(path):
+        held = ", ".join(map(str, trace.positions))
+        context.note(
+            f"larql's format does not say which positions it holds ({held}); .safetensors does"
+        )
     context.note(f"wrote {path} ({path.stat().st_size:,} bytes)")
     return str(path)
 
@@ -283,9 +307,8 @@ def _saved(statement: ast.Trace, context: Context) -> TraceResult:
     model = _model_of(file, statement, context)
     target = None if statement.answer is None else text(statement.answer)
     rows, gap = saved_rows(file, target, model, context.cancel)
-    if statement.positions is not ast.TracePositions.ALL:
-        last = max(row.position for row in rows)
-        rows = tuple(row for row in rows if row.position == last)
+    chosen = _saved_positions(statement, file)
+    rows = tuple(row for row in rows if row.position in chosen)
     if set(file.parts) == {ATTENTION, REST}:
         context.note("this format keeps attention apart; ffn is all else that a layer changes")
     if statement.layers is not None:
@@ -302,6 +325,34 @@ def _saved(statement: ast.Trace, context: Context) -> TraceResult:
         gap=gap,
         interventions=file.interventions,
     )
+
+
+def _saved_positions(statement: ast.Trace, file: TraceFile) -> frozenset[int]:
+    """The positions of a saved trace that are asked for; LAST is the last that it holds.
+
+    Raises:
+        LqlTypeError: one that the prompt does not have, or that was not saved.
+    """
+    held = file.places
+    if only_last(statement.positions):
+        return frozenset(held[-1:])
+    if statement.positions is ast.TracePositions.ALL:
+        return frozenset(held)
+    count = len(file.token_ids) or len(held)  # larql's format knows no other tokens
+    wanted = positions_of(statement.positions, count, file.pieces)
+    missing = [position for position in wanted if position not in held]
+    if missing:
+        assert isinstance(statement.positions, tuple)
+        raise LqlTypeError(
+            Diagnostic(
+                Code.NO_POSITION,
+                f"the trace was saved without position {missing[0]}",
+                span=statement.positions[0].span.join(statement.positions[-1].span),
+                label=f"it holds {', '.join(map(str, held))}",
+                helps=("TRACE … POSITIONS ALL SAVE keeps every one",),
+            )
+        )
+    return frozenset(wanted)
 
 
 def _model_of(file: TraceFile, statement: ast.Trace, context: Context) -> LoadedModel | None:
