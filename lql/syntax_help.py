@@ -206,7 +206,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "SELECT",
         "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES|RELATIONS|LAYERS|TOKENS|"
-        "PATCHES|MODELS [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
+        "PATCHES|MODELS|TRACE [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
         '[NEAREST TO "entity" AT LAYER n] [WHERE condition [EXACT]] [GROUP BY column, …] '
         "[HAVING condition] [ORDER BY column [ASC|DESC], …] [LIMIT n] [OFFSET n]",
         "query the model's tables",

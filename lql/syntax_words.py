@@ -136,6 +136,7 @@ class Table(Enum):
     TOKENS = "TOKENS"
     PATCHES = "PATCHES"
     MODELS = "MODELS"
+    TRACE = "TRACE"
 
 
 class Comparator(Enum):

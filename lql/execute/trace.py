@@ -25,6 +25,8 @@ from lql.results.trace import (
     TraceResult,
     UseTraceResult,
 )
+from lql.span import Span
+from vindex.errors import LevelTooLow
 from vindex.features import down_tokens
 from vindex.tracefile import (
     ATTENTION,
@@ -304,7 +306,8 @@ def _saved(statement: ast.Trace, context: Context) -> TraceResult:
             )
         )
     layers = layer_range(statement.layers, file.num_layers)
-    model = _model_of(file, statement, context)
+    needed_for = None if statement.answer is None else "FOR"
+    model = lens_model(file, context, statement.title, needed_for, statement.span)
     target = None if statement.answer is None else text(statement.answer)
     rows, gap = saved_rows(file, target, model, context.cancel)
     chosen = _saved_positions(statement, file)
@@ -355,27 +358,49 @@ def _saved_positions(statement: ast.Trace, file: TraceFile) -> frozenset[int]:
     return frozenset(wanted)
 
 
-def _model_of(file: TraceFile, statement: ast.Trace, context: Context) -> LoadedModel | None:
-    """The model in use, if the trace can be its own."""
+def lens_model(
+    file: TraceFile, context: Context, title: str, needed_for: str | None, span: Span
+) -> LoadedModel | None:
+    """The model in use, if it can read a saved trace.
+
+    Args:
+        title: the statement that asks.
+        needed_for: what cannot be had without it; ``None`` where the rest is worth something.
+        span: where that is asked for.
+
+    Returns:
+        ``None`` where nothing that fits is in use; a note says so.
+
+    Raises:
+        LqlRuntimeError: it is needed, and is not in use.
+        LevelTooLow: it is needed, and the vindex in use does not hold its weights.
+    """
     source = context.state.source
     shape = file.num_layers, file.residual.shape[2]
     fits = source is not None and (source.spec.num_layers, source.spec.hidden_size) == shape
     if not fits:
         missing = f"a model of {shape[0]} layers of {shape[1]} is not in use"
-        if statement.answer is not None:
+        if needed_for is not None:
             raise LqlRuntimeError(
                 Diagnostic(
                     Code.NO_TRACE,
-                    f"FOR reads a trace with its model, and {missing}",
-                    span=statement.answer.span,
+                    f"{needed_for} is read from a trace with its model, and {missing}",
+                    span=span,
                     helps=("USE the vindex that the trace was made with",),
                 )
             )
         context.note(f"without a lens: {missing}")
+        return None
+    try:
+        model = context.model(title)
+    except LevelTooLow as error:
+        if needed_for is not None:
+            raise
+        context.note(f"without a lens: {error.message}")
         return None
     name = _model_name(context)
     if file.model is None:
         context.note(f"the file does not say its model; the lens is that of {name}")
     elif file.model != name:
         context.note(f"the trace is of {file.model}; the lens is that of {name}")
-    return context.model(statement.title)
+    return model

@@ -48,7 +48,8 @@ class Terminal:
         self.directory = directory
         self.screen = Screen()
         self.raw = ""
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        # Ctrl-C makes the terminal drop what was not read yet, maybe in the middle of a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._master, self._slave = pty.openpty()
         self._process: subprocess.Popen[bytes] | None = None
 
