@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.filters import to_filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
@@ -172,6 +173,8 @@ class Repl:
                 if cancelled:
                     self._shell.say("cancelled")
                     cancelled = False
+                vi = self._shell.vi_keys
+                self._prompt.editing_mode = EditingMode.VI if vi else EditingMode.EMACS
                 text = self._prompt.prompt(
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
                     refresh_interval=_REFRESH_S if self._changes_by_itself() else 0,
