@@ -89,6 +89,7 @@ from lql.syntax_traces import (
     Ablated as Ablated,
     Ablation as Ablation,
     Steering as Steering,
+    PositionRange as PositionRange,
     Trace as Trace,
     UseTrace as UseTrace,
 )

@@ -94,6 +94,8 @@ class Code(Enum):
     NO_TRACE = ("LQL0562", "no saved trace is in use, or it is of another model")
     TRACE_OPEN = ("LQL0563", "the parts of a trace do not add up to the residual stream")
 
+    NO_POSITION = ("LQL0564", "the prompt, or the saved trace, has no such position")
+
     ASSERTION_FAILED = ("LQL0570", "what ASSERT says does not hold")
     INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")

@@ -106,15 +106,15 @@ def _bound(node: Any, values: Mapping[str, ParameterValue]) -> Any:
         return node
     parts = {field.name: getattr(node, field.name) for field in fields(node)}
     result = replace(node, **{name: _bound(part, values) for name, part in parts.items()})
-    if isinstance(result, ast.LayerRange):
+    if isinstance(result, ast.LayerRange | ast.PositionRange):
         _check_range(result)
     return result
 
 
-def _check_range(layers: ast.LayerRange) -> None:
-    first, last = layers.first, layers.last
+def _check_range(bounds: ast.LayerRange | ast.PositionRange) -> None:
+    first, last = bounds.first, bounds.last
     if isinstance(first, ast.Integer) and isinstance(last, ast.Integer):
-        _refuse(range_problem(first.value, last.value, layers.span))
+        _refuse(range_problem(first.value, last.value, bounds.span))
 
 
 def _literal(parameter: ast.Parameter, values: Mapping[str, ParameterValue]) -> ast.Value:

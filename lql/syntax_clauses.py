@@ -75,11 +75,19 @@ def _layers(children: Children) -> ast.LayerRange | None:
     return found[0] if found else None
 
 
+def _positions(children: Children) -> ast.TracePositions | tuple[ast.PositionRange, ...]:
+    """Ranges, or one of the words; LAST where nothing stands."""
+    ranges: tuple[ast.PositionRange, ...] = _all(children)
+    return ranges or _POSITIONS_WORD(children)
+
+
 def _limit(children: Children) -> ast.IntegerSlot:
     """A number of rows, whether it was written after LIMIT or after TOP."""
     value: ast.IntegerSlot = only(children)
     return replace(value, slot=ast.Slot.COUNT) if isinstance(value, ast.Parameter) else value
 
+
+_POSITIONS_WORD = _word(ast.TracePositions, ast.TracePositions.LAST)
 
 _LEVELS = {level.name: level for level in ast.ExtractLevel} | {
     "WEIGHTS": ast.ExtractLevel.INFERENCE
@@ -133,7 +141,7 @@ CLAUSES: Mapping[str, tuple[str, ValueOf]] = {
     "analyze_clause": ("analyze", _flag),
     "answer_clause": ("answer", only),
     "decompose_clause": ("decompose", _flag),
-    "positions_clause": ("positions", _word(ast.TracePositions, ast.TracePositions.LAST)),
+    "positions_clause": ("positions", _positions),
     "save_clause": ("save", only),
     "diff_clause": ("diff", only),
     "patch_layer_clause": ("patch_layer", only),

@@ -193,7 +193,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "TRACE",
         'TRACE ["prompt"] [FOR "answer"] [DECOMPOSE] [HEADS|FEATURES] [LAYERS a-b] '
-        '[POSITIONS LAST|ALL] [SAVE "file" [OVERWRITE]] [CHAT|RAW] [LIMIT n] '
+        '[POSITIONS LAST|ALL|n, a-b, …] [SAVE "file" [OVERWRITE]] [CHAT|RAW] [LIMIT n] '
         f'[DIFF "prompt" [PATCH AT LAYER n]] {_CHANGES}',
         "follow a prediction through the layers",
         'TRACE "The capital of France is" FOR "Paris"',
@@ -207,7 +207,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     StatementHelp(
         "SELECT",
         "SELECT [DISTINCT] *|column, … FROM EDGES|FEATURES|ENTITIES|RELATIONS|LAYERS|TOKENS|"
-        "PATCHES|MODELS [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
+        "PATCHES|MODELS|TRACE [AS name] [[LEFT] JOIN table ON a = b | USING (column)] "
         '[NEAREST TO "entity" AT LAYER n] [WHERE condition [EXACT]] [GROUP BY column, …] '
         "[HAVING condition] [ORDER BY column [ASC|DESC], …] [LIMIT n] [OFFSET n]",
         "query the model's tables",

@@ -41,11 +41,23 @@ class Steering(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class PositionRange(Node):
+    """``first - last``, both ends included; a negative one counts back from the prompt's end.
+
+    ``first <= last`` when both are literals of one sign.
+    """
+
+    first: IntegerSlot
+    last: IntegerSlot
+
+
+@dataclass(frozen=True, slots=True)
 class Trace(Node):
     """``TRACE prompt …``; without a prompt, of the trace that USE TRACE opened.
 
     Attributes:
         answer: what FOR follows through the layers.
+        positions: of the prompt; ranges in any order, which may overlap.
         heads, features: show these in the place of layers; they exclude each other.
         diff: another prompt, to compare with.
         patch_layer: where the pass gets the residual stream of ``diff``.
@@ -56,7 +68,7 @@ class Trace(Node):
     answer: TextSlot | None = None
     decompose: bool = False
     layers: LayerRange | None = None
-    positions: TracePositions | None = None
+    positions: TracePositions | tuple[PositionRange, ...] | None = None
     save: TextSlot | None = None
     prompt_mode: PromptMode | None = None
     limit: IntegerSlot | None = None

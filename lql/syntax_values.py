@@ -71,15 +71,23 @@ def integer_problem(value: int, slot: ast.Slot, span: Span) -> Diagnostic | None
     return None
 
 
+def range_text(first: int, last: int) -> str:
+    """A range as it is written; two signs in a row would be a comment."""
+    return f"{first}-{last}" if first >= 0 <= last else f"{first} - {last}"
+
+
 def range_problem(first: int, last: int, span: Span) -> Diagnostic | None:
-    """Return what is wrong with a layer range, LQL0303, or ``None``."""
-    if first <= last:
+    """Return what is wrong with a range, LQL0303, or ``None``.
+
+    Bounds of two signs are told apart when it is known how many there are.
+    """
+    if first <= last or (first < 0) != (last < 0):
         return None
     return Diagnostic(
         Code.INVERTED_RANGE,
-        f"the range {first}-{last} ends before it begins",
+        f"the range {range_text(first, last)} ends before it begins",
         span=span,
-        suggestions=(f"{last}-{first}",),
+        suggestions=(range_text(last, first),),
     )
 
 
@@ -143,12 +151,26 @@ def _list(children: Children, span: Span) -> ast.ListLiteral:
     return ast.ListLiteral(tuple(parts(children)), span=span)
 
 
-def _layer_range(children: Children, span: Span) -> ast.LayerRange:
-    bounds = parts(children)
-    first, last = bounds[0], bounds[-1]
-    if isinstance(first, ast.Integer) and isinstance(last, ast.Integer):
-        _refuse(range_problem(first.value, last.value, span))
-    return ast.LayerRange(first, last, span=span)
+def _range(cls: type[ast.LayerRange | ast.PositionRange]) -> Builder:
+    """Build a range of one number or two."""
+
+    def build(children: Children, span: Span) -> ast.LayerRange | ast.PositionRange:
+        bounds = parts(children)
+        first, last = bounds[0], bounds[-1]
+        if isinstance(first, ast.Integer) and isinstance(last, ast.Integer):
+            _refuse(range_problem(first.value, last.value, span))
+        return cls(first, last, span=span)
+
+    return build
+
+
+def _position(children: Children, span: Span) -> ast.Integer | ast.Parameter:
+    token = children[-1]
+    if token.type == "PARAMETER":
+        return _parameter(token, ast.Slot.POSITION, span)
+    value = _integer(token, span, negative=len(children) > 1)
+    _refuse(integer_problem(value, ast.Slot.POSITION, span))
+    return ast.Integer(value, span=span)
 
 
 # --------------------------------------------------------------------------- names
@@ -250,7 +272,9 @@ VALUE_RULES: Mapping[str, Builder] = {
     "number": _number,
     "number_value": _number_value,
     "list": _list,
-    "layer_range": _layer_range,
+    "layer_range": _range(ast.LayerRange),
+    "position_range": _range(ast.PositionRange),
+    "position": _position,
     "column": _column,
     "edge_column": _column,
     "option": _word,

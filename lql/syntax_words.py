@@ -136,6 +136,7 @@ class Table(Enum):
     TOKENS = "TOKENS"
     PATCHES = "PATCHES"
     MODELS = "MODELS"
+    TRACE = "TRACE"
 
 
 class Comparator(Enum):
@@ -197,6 +198,7 @@ class Slot(Enum):
     MESSAGE = "message"
     LAYER = "layer"
     INDEX = "number of a head or feature"
+    POSITION = "position in the prompt"
     COUNT = "number of rows"
     TOP = "number of results"
     OFFSET = "offset"
@@ -221,6 +223,7 @@ class Slot(Enum):
 _SLOT_TYPES = {
     Slot.LAYER: SlotType.INTEGER,
     Slot.INDEX: SlotType.INTEGER,
+    Slot.POSITION: SlotType.INTEGER,
     Slot.COUNT: SlotType.INTEGER,
     Slot.TOP: SlotType.INTEGER,
     Slot.OFFSET: SlotType.INTEGER,

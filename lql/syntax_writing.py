@@ -129,6 +129,20 @@ def layers_text(word: str, layers: ast.LayerRange | None) -> str:
     )
 
 
+def positions_text(positions: ast.TracePositions | tuple[ast.PositionRange, ...] | None) -> str:
+    """POSITIONS and a word or ranges, if there are any."""
+    if not isinstance(positions, tuple):
+        return name_text("POSITIONS", positions)
+    return f"POSITIONS {list_of(map(_position_range, positions))}"
+
+
+def _position_range(bounds: ast.PositionRange) -> str:
+    first, last = value_text(bounds.first), value_text(bounds.last)
+    if bounds.first == bounds.last:
+        return first
+    return f"{first} - {last}" if "-" in (first[0], last[0]) else f"{first}-{last}"
+
+
 def where_text(condition: ast.Condition | None) -> str:
     """WHERE and a condition, if there is one."""
     return f"WHERE {condition_text(condition)}" if condition is not None else ""

@@ -107,8 +107,9 @@ class Worker:
                     raise TimedOut(timeout_s, abandoned=not job.done.wait(self._grace_s))
                 if asked is not None and now - asked >= self._grace_s:
                     raise Abandoned
-            if _taken(presses):  # too late for this call; whoever runs a series asks the token
-                cancel.cancel()
+        # Looked at when Ctrl-C is raised again, so that none falls between the two.
+        if _taken(presses):  # too late for this call; whoever runs a series asks the token
+            cancel.cancel()
         return job.outcome()
 
     def close(self) -> None:

@@ -61,6 +61,11 @@ class TraceFile:
         """L."""
         return len(self.residual) - 1
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """P positions; counted from 0 where the file does not say."""
+        return tuple(range(self.residual.shape[1])) if self.positions is None else self.positions
+
 
 def write_trace_file(path: Path, trace: TraceFile, *, overwrite: bool = False) -> None:
     """Save a trace, as safetensors if the path ends so, else as larql does.
@@ -75,7 +80,7 @@ def write_trace_file(path: Path, trace: TraceFile, *, overwrite: bool = False) -
     _refuse_existing(path, overwrite)
     try:
         with open(stage, "xb") as out:
-            out.write(_safetensors(trace) if _is_safetensors(path) else _trac(trace))
+            out.write(_safetensors(trace) if keeps_positions(path) else _trac(trace))
             out.flush()
             sync_file(out.fileno())
         _refuse_existing(path, overwrite)
@@ -105,7 +110,8 @@ def read_trace_file(path: Path) -> TraceFile:
     return trace
 
 
-def _is_safetensors(path: Path) -> bool:
+def keeps_positions(path: Path) -> bool:
+    """Whether a trace saved there is safetensors, which know positions, tokens and prompt."""
     return path.suffix.lower() == ".safetensors"
 
 

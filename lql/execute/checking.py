@@ -99,6 +99,10 @@ def _columns(statement: ast.Statement) -> None:
             from lql.execute.edit import check_names
 
             check_names(statement)
+        case ast.ExplainWalk():
+            from lql.execute.walk import refuse_attention
+
+            refuse_attention(statement)
         case _:
             pass
 

@@ -76,6 +76,7 @@ def _from_inference(error: Exception) -> LqlError | None:
         errors.SamplingInvalid: (LqlTypeError, Code.OUT_OF_RANGE),
         errors.DeviceMissing: (LqlCapabilityError, Code.DEVICE_MISSING),
         errors.InterventionInvalid: (LqlTypeError, Code.OUT_OF_RANGE),
+        errors.PositionInvalid: (LqlTypeError, Code.NO_POSITION),
         errors.TraceOpen: (LqlRuntimeError, Code.TRACE_OPEN),
         errors.DeviceMemoryShort: (LqlCapabilityError, Code.NOT_ENOUGH_MEMORY),
     }

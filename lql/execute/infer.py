@@ -9,7 +9,7 @@ from lql import ast
 from lql.context import Context
 from lql.execute.bands import band_layers, band_name
 from lql.execute.changes import changes_of, refuse_with_changes
-from lql.execute.slots import integer_or, layer_range, not_available, text
+from lql.execute.slots import integer_or, layer_range, text
 from lql.inference.answers import Encoded, FactHit, FeatureActivation, LayerHits, TokenScore
 from lql.results import Result
 from lql.results.forward import (
@@ -21,6 +21,7 @@ from lql.results.forward import (
     InferResult,
     LayerExplanation,
     PromptToken,
+    RouteComparison,
     TokenRow,
 )
 from vindex.features import down_tokens
@@ -39,8 +40,10 @@ ALSO, VERBOSE_ALSO = 3, 9
 def run(statement: ast.Infer | ast.ExplainInfer, context: Context) -> Result:
     """Run INFER or EXPLAIN INFER."""
     match statement:
-        case ast.Infer(compare=True):
+        case ast.Infer(compare=True, route=None):
             return _compare(statement, context)
+        case ast.Infer(compare=True):
+            return _compare_routes(statement, context)
         case ast.Infer():
             return _infer(statement, context)
         case ast.ExplainInfer():
@@ -126,9 +129,28 @@ def _compare(statement: ast.Infer, context: Context) -> InferComparison:
     )
 
 
+def _compare_routes(statement: ast.Infer, context: Context) -> RouteComparison:
+    """ROUTE VERIFY … COMPARE: with the stored facts, and without them."""
+    from lql.inference.knn import FactStore
+
+    model, mode, top = _prepare(statement, context)
+    prompt, cancel = text(statement.prompt), context.cancel
+    routed = model.infer(
+        prompt, top=top, mode=mode, routing=_routing(statement.route), cancel=cancel
+    )
+    dense = model.infer(prompt, top=top, mode=mode, facts=FactStore(()), cancel=cancel)
+    for each in (routed, dense):
+        context.ran(len(each.encoded.ids), each.forward_seconds)
+    return RouteComparison(
+        prompt=prompt,
+        prompt_mode=mode.value.lower(),
+        routed=_token_rows(routed.rows),
+        dense=_token_rows(dense.rows),
+        fact=_noted_fact(routed.fact, context),
+    )
+
+
 def _prepare(statement: ast.Infer, context: Context) -> tuple[LoadedModel, ast.PromptMode, int]:
-    if statement.route is not None and statement.compare:
-        raise not_available("ROUTE with COMPARE", statement.route.span)
     refuse_with_changes(statement)
     model = context.model(statement.title)
     mode = statement.prompt_mode or ast.PromptMode.RAW

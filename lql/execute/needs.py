@@ -45,6 +45,10 @@ _RUN = Needs(Base.MODEL, ExtractLevel.INFERENCE)
 _RUN_VINDEX = Needs(Base.VINDEX, ExtractLevel.INFERENCE)
 
 
+OF_NO_VINDEX = frozenset({ast.Table.MODELS, ast.Table.TRACE})
+"""Tables whose rows come from elsewhere."""
+
+
 def needs(statement: ast.Statement) -> Needs:
     """What a statement needs.
 
@@ -142,4 +146,4 @@ def _describe(statement: ast.Describe) -> Needs:
 
 def _select(statement: ast.Select) -> Needs:
     tables = {statement.table, *(join.table for join in statement.joins)}
-    return _NOTHING if tables == {ast.Table.MODELS} else _BROWSED
+    return _BROWSED if tables - OF_NO_VINDEX else _NOTHING

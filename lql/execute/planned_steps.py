@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast
+from lql.execute.needs import OF_NO_VINDEX
 from lql.execute.slots import layer, layer_range, text
 from lql.results.plan import PlanStep
 from vindex import files
@@ -144,7 +145,7 @@ def _query(select: ast.Select, vindex: Vindex) -> PlanStep:
 
     tables = {select.table, *(join.table for join in select.joins)}
     uses: list[FileUse] = []
-    if tables - {ast.Table.MODELS, ast.Table.PATCHES}:
+    if tables - OF_NO_VINDEX - {ast.Table.PATCHES}:
         uses.append(token_use(vindex, vindex.layers))
     if tables & _TEXTS:
         uses.append(FileUse(TOKEN_TEXTS, _size(str(vindex.path / TOKEN_TEXTS)) or 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import assert_never
@@ -14,6 +14,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlTypeError
 from lql.execute.answer_edges import answer_edges
 from lql.execute.meaning import by_meaning
+from lql.execute.needs import OF_NO_VINDEX
 from lql.execute.slots import integer, integer_or, layer, layer_range, text
 from lql.results import Meta, Truncation, Value
 from lql.results.table import TableResult
@@ -211,7 +212,7 @@ def scope_of(select: ast.Select) -> Scope:
 @contextmanager
 def _tables(scope: Scope, context: Context, title: str) -> Iterator[ModelTables]:
     """The session's tables, or empty ones where a statement reads no vindex."""
-    if any(source.schema.table is not ast.Table.MODELS for source in scope.sources):
+    if {source.schema.table for source in scope.sources} - OF_NO_VINDEX:
         yield context.tables(title)
         return
     own = ModelTables(None)
@@ -285,6 +286,8 @@ class _Filling:
             case ast.Table.ENTITIES:
                 counted = self.asked.layer is None
                 return rows.entity_rows(self.context.state.overlay.view) if counted else ()
+            case ast.Table.TRACE:
+                return self._trace(source)
             case ast.Table.FEATURES | ast.Table.TOKENS:
                 raise AssertionError(f"{source.schema.table.value} is read in place")
             case other:
@@ -305,18 +308,31 @@ class _Filling:
             for row in found
         ]
 
+    def _trace(self, source: Source) -> list[tuple[Value, ...]]:
+        from lql.execute.trace_table import TRACE_LENS, trace_rows
+
+        select = self.asked.select
+        names = tuple(field.name for field in source.schema.fields)
+        targets = self._only(source, "target")
+        return trace_rows(
+            names, targets, self.context, span=select.span, lens=_reads(select, TRACE_LENS)
+        )
+
+    def _only(self, source: Source, name: str) -> list[str] | None:
+        """The only texts that WHERE lets a column have; ``None`` where it does not say."""
+
+        def is_meant(operand: ast.Operand) -> bool:
+            if not isinstance(operand, ast.Column) or operand.name != name:
+                return False
+            return self.scope.column(operand).source is source
+
+        return pinned(self.asked.select.where, is_meant)
+
     def _request(self, source: Source) -> EdgeRequest:
         """What WHERE says of entity, relation and evidence, for the sources of edges."""
-
-        def only(name: str) -> list[str] | None:
-            def is_meant(operand: ast.Operand) -> bool:
-                if not isinstance(operand, ast.Column) or operand.name != name:
-                    return False
-                return self.scope.column(operand).source is source
-
-            return pinned(self.asked.select.where, is_meant)
-
-        entities, relations, evidence = only("entity"), only("relation"), only("evidence")
+        entities, relations, evidence = (
+            self._only(source, name) for name in ("entity", "relation", "evidence")
+        )
         kinds = Evidence if evidence is None else (e for e in Evidence if e.value in evidence)
         return EdgeRequest(
             entities=None if entities is None else tuple(entities),
@@ -340,9 +356,11 @@ class _Filling:
         return (f"abs({gate.sql}) DESC",)
 
 
-def _reads(node: object, names: set[str]) -> bool:
+def _reads(node: object, names: Set[str]) -> bool:
     """Whether part of a statement names one of some columns, or all columns."""
     match node:
+        case ast.Aggregate(argument=ast.Star()):
+            return False
         case ast.Star():
             return True
         case ast.Column(name=name):

@@ -13,6 +13,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError, LqlTypeError
 from lql.execute.changes import Changes, changes_of, excluded
 from lql.execute.infer import note_prompt_mode, token_row
+from lql.execute.positions import only_last, positions_of
 from lql.execute.slots import integer_or, layer_range, text
 from lql.execute.trace_rows import layer_rows, saved_file, saved_rows
 from lql.results import Meta, Result, Truncation
@@ -24,8 +25,16 @@ from lql.results.trace import (
     TraceResult,
     UseTraceResult,
 )
+from lql.span import Span
+from vindex.errors import LevelTooLow
 from vindex.features import down_tokens
-from vindex.tracefile import ATTENTION, REST, read_trace_file, write_trace_file
+from vindex.tracefile import (
+    ATTENTION,
+    REST,
+    keeps_positions,
+    read_trace_file,
+    write_trace_file,
+)
 
 if TYPE_CHECKING:
     from lql.inference.model import LoadedModel
@@ -63,14 +72,14 @@ def _refuse_clauses(statement: ast.Trace) -> None:
     """Refuse clauses that make no sense together, or without another."""
     span = statement.span
     shares = "HEADS" if statement.heads else "FEATURES" if statement.features else None
-    every = statement.positions is ast.TracePositions.ALL
+    several = not only_last(statement.positions)
     wide = {
         "DECOMPOSE": statement.decompose,
         "POSITIONS": statement.positions is not None,
         "SAVE": statement.save is not None,
     }
     if shares is not None:
-        for name in [name for name, there in (wide | {"POSITIONS": every}).items() if there]:
+        for name in [name for name, there in (wide | {"POSITIONS": several}).items() if there]:
             raise excluded(shares, name, span)
     if statement.diff is not None:
         wide |= {"HEADS": statement.heads, "FEATURES": statement.features}
@@ -112,7 +121,7 @@ def _run(statement: ast.Trace, prompt: ast.TextSlot, context: Context) -> Result
     trace = model.trace(
         text(prompt),
         target=target,
-        all_positions=statement.positions is ast.TracePositions.ALL,
+        positions=_positions(statement, text(prompt), mode, model),
         mode=mode,
         interventions=changes.wanted,
         heads=statement.heads,
@@ -147,6 +156,16 @@ def _run(statement: ast.Trace, prompt: ast.TextSlot, context: Context) -> Result
     )
 
 
+def _positions(
+    statement: ast.Trace, prompt: str, mode: ast.PromptMode, model: LoadedModel
+) -> tuple[int, ...]:
+    """The positions that a statement asks for, of the prompt as the model reads it."""
+    if only_last(statement.positions):
+        return (-1,)
+    pieces = model.encode(prompt, mode).pieces
+    return positions_of(statement.positions, len(pieces), pieces)
+
+
 def _note(
     statement: ast.Trace,
     prompt: ast.TextSlot,
@@ -161,6 +180,8 @@ def _note(
             f"the target is {len(pieces)} tokens: rank, probability and logits are of the first, "
             f'"{pieces[0]}", word_probability is of all'
         )
+    if trace.target_ids and trace.positions[-1] != len(trace.encoded.ids) - 1:
+        context.note("contributions are of the last position, which POSITIONS leaves out")
     if model.facts:
         mode = statement.prompt_mode or ast.PromptMode.RAW
         fact = model.infer(text(prompt), top=1, mode=mode, cancel=context.cancel).fact
@@ -180,6 +201,11 @@ def _save(
     path = Path(text(statement.save)).expanduser()
     file = saved_file(trace, prompt, _model_name(context), changes.written)
     write_trace_file(path, file, overwrite=statement.overwrite)
+    if len(trace.positions) < len(trace.encoded.ids) and not keeps_positions(path):
+        held = ", ".join(map(str, trace.positions))
+        context.note(
+            f"larql's format does not say which positions it holds ({held}); .safetensors does"
+        )
     context.note(f"wrote {path} ({path.stat().st_size:,} bytes)")
     return str(path)
 
@@ -280,12 +306,12 @@ def _saved(statement: ast.Trace, context: Context) -> TraceResult:
             )
         )
     layers = layer_range(statement.layers, file.num_layers)
-    model = _model_of(file, statement, context)
+    needed_for = None if statement.answer is None else "FOR"
+    model = lens_model(file, context, statement.title, needed_for, statement.span)
     target = None if statement.answer is None else text(statement.answer)
     rows, gap = saved_rows(file, target, model, context.cancel)
-    if statement.positions is not ast.TracePositions.ALL:
-        last = max(row.position for row in rows)
-        rows = tuple(row for row in rows if row.position == last)
+    chosen = _saved_positions(statement, file)
+    rows = tuple(row for row in rows if row.position in chosen)
     if set(file.parts) == {ATTENTION, REST}:
         context.note("this format keeps attention apart; ffn is all else that a layer changes")
     if statement.layers is not None:
@@ -304,27 +330,77 @@ def _saved(statement: ast.Trace, context: Context) -> TraceResult:
     )
 
 
-def _model_of(file: TraceFile, statement: ast.Trace, context: Context) -> LoadedModel | None:
-    """The model in use, if the trace can be its own."""
+def _saved_positions(statement: ast.Trace, file: TraceFile) -> frozenset[int]:
+    """The positions of a saved trace that are asked for; LAST is the last that it holds.
+
+    Raises:
+        LqlTypeError: one that the prompt does not have, or that was not saved.
+    """
+    held = file.places
+    if only_last(statement.positions):
+        return frozenset(held[-1:])
+    if statement.positions is ast.TracePositions.ALL:
+        return frozenset(held)
+    count = len(file.token_ids) or len(held)  # larql's format knows no other tokens
+    wanted = positions_of(statement.positions, count, file.pieces)
+    missing = [position for position in wanted if position not in held]
+    if missing:
+        assert isinstance(statement.positions, tuple)
+        raise LqlTypeError(
+            Diagnostic(
+                Code.NO_POSITION,
+                f"the trace was saved without position {missing[0]}",
+                span=statement.positions[0].span.join(statement.positions[-1].span),
+                label=f"it holds {', '.join(map(str, held))}",
+                helps=("TRACE … POSITIONS ALL SAVE keeps every one",),
+            )
+        )
+    return frozenset(wanted)
+
+
+def lens_model(
+    file: TraceFile, context: Context, title: str, needed_for: str | None, span: Span
+) -> LoadedModel | None:
+    """The model in use, if it can read a saved trace.
+
+    Args:
+        title: the statement that asks.
+        needed_for: what cannot be had without it; ``None`` where the rest is worth something.
+        span: where that is asked for.
+
+    Returns:
+        ``None`` where nothing that fits is in use; a note says so.
+
+    Raises:
+        LqlRuntimeError: it is needed, and is not in use.
+        LevelTooLow: it is needed, and the vindex in use does not hold its weights.
+    """
     source = context.state.source
     shape = file.num_layers, file.residual.shape[2]
     fits = source is not None and (source.spec.num_layers, source.spec.hidden_size) == shape
     if not fits:
         missing = f"a model of {shape[0]} layers of {shape[1]} is not in use"
-        if statement.answer is not None:
+        if needed_for is not None:
             raise LqlRuntimeError(
                 Diagnostic(
                     Code.NO_TRACE,
-                    f"FOR reads a trace with its model, and {missing}",
-                    span=statement.answer.span,
+                    f"{needed_for} is read from a trace with its model, and {missing}",
+                    span=span,
                     helps=("USE the vindex that the trace was made with",),
                 )
             )
         context.note(f"without a lens: {missing}")
+        return None
+    try:
+        model = context.model(title)
+    except LevelTooLow as error:
+        if needed_for is not None:
+            raise
+        context.note(f"without a lens: {error.message}")
         return None
     name = _model_name(context)
     if file.model is None:
         context.note(f"the file does not say its model; the lens is that of {name}")
     elif file.model != name:
         context.note(f"the trace is of {file.model}; the lens is that of {name}")
-    return context.model(statement.title)
+    return model

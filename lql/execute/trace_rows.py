@@ -50,8 +50,7 @@ def saved_rows(
     file: TraceFile, target: str | None, model: LoadedModel | None, cancel: CancelToken
 ) -> tuple[tuple[TraceRow, ...], float]:
     """The rows of a saved trace, with a lens if a model is given, and its gap."""
-    count = file.residual.shape[1]
-    positions = tuple(range(count)) if file.positions is None else file.positions
+    positions = file.places
     lens: Sequence[LensScore] = ()
     if model is not None:
         ids = () if target is None else model.target_ids(target.removeprefix(" "))
@@ -104,7 +103,7 @@ def _rows(
                     attention_share=own.get("attention", 0.0) / both if both else None,
                     **own,
                     **_score(scores.get((layer, position))),
-                    **(_direct(direct, layer) if position == positions[-1] else {}),
+                    **(_direct(direct, layer) if position == len(pieces) - 1 else {}),
                 )
             )
     return tuple(rows)

@@ -12,10 +12,10 @@ from lql import ast
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
-from lql.errors import LqlRuntimeError
+from lql.errors import LqlRuntimeError, LqlTypeError
 from lql.execute.bands import band_layers, band_name
 from lql.execute.experts import note_experts
-from lql.execute.slots import integer_or, layer_range, not_available, text
+from lql.execute.slots import integer_or, layer_range, text
 from lql.results.browse import ExplainWalkResult, FeatureRow, WalkResult
 from vindex.features import FeatureHit, Float32, down_tokens, gate_walk, prompt_query
 from vindex.routes import expert_of
@@ -117,8 +117,7 @@ def _shared(pure: tuple[FeatureRow, ...], fired: tuple[FeatureRow, ...], mode: a
 
 
 def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
-    if statement.attention:
-        raise not_available("WITH ATTENTION", statement.span)
+    refuse_attention(statement)
     vindex = context.vindex(statement.title)
     chosen = layer_range(statement.layers, vindex.index.num_layers)
     band = band_layers(vindex, statement.band, statement.span)
@@ -140,6 +139,28 @@ def _explain(statement: ast.ExplainWalk, context: Context) -> ExplainWalkResult:
         token_id=token_id,
         features=tuple(rows),
     )
+
+
+def refuse_attention(statement: ast.ExplainWalk) -> None:
+    """Refuse WITH ATTENTION, which larql reads here and ignores.
+
+    A gate walk asks stored vectors with the embedding of one token: nothing attends to anything.
+
+    Raises:
+        LqlTypeError: it is written.
+    """
+    if statement.attention:
+        raise LqlTypeError(
+            Diagnostic(
+                Code.CLAUSE_MISPLACED,
+                "EXPLAIN WALK has no attention to show: it runs no forward pass",
+                span=statement.span,
+                helps=(
+                    'EXPLAIN INFER "prompt" WITH ATTENTION shows what every head attends to',
+                    'WALK "prompt" MODE HYBRID ranks features by what attention has written',
+                ),
+            )
+        )
 
 
 def _query(vindex: Vindex, prompt: ast.TextSlot) -> tuple[Float32, int]:

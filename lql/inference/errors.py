@@ -15,7 +15,8 @@
     ├── DeviceMissing         INF10  the device asked for is not there
     ├── DeviceMemoryShort     INF11  the device has too little memory for the model
     ├── InterventionInvalid   INF12  an intervention at a place that is not there
-    └── TraceOpen             INF13  contributions that do not add up to the residual stream
+    ├── TraceOpen             INF13  contributions that do not add up to the residual stream
+    └── PositionInvalid       INF14  a position that the prompt does not have
 
 Facts are attributes; ``message`` is one sentence, ``hint`` the next step. Importing this module
 does not import torch.
@@ -161,3 +162,20 @@ class TraceOpen(InferenceError):
             hint="this is a bug in lql, or the model's numbers overflow: please report it",
         )
         self.gap = gap
+
+
+class PositionInvalid(InferenceError):
+    """A trace is asked for at a position that the prompt does not have, or at none.
+
+    Attributes:
+        position: the first such, or ``None``.
+        count: tokens of the prompt.
+    """
+
+    code = "INF14"
+
+    def __init__(self, position: int | None, count: int) -> None:
+        what = "no position is asked for" if position is None else f"no position {position}"
+        super().__init__(f"{what}: the prompt has {count} tokens, 0 to {count - 1}")
+        self.position = position
+        self.count = count

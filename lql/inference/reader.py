@@ -123,7 +123,7 @@ class ModelReader:
         prompt: str,
         *,
         target: str | None = None,
-        all_positions: bool = False,
+        positions: Iterable[int] | None = (-1,),
         mode: PromptMode = PromptMode.RAW,
         interventions: Iterable[Intervention] = (),
         heads: bool = False,
@@ -137,7 +137,7 @@ class ModelReader:
         return self.tracer.trace(
             self.encode(prompt, mode),
             ids,
-            all_positions=all_positions,
+            positions=positions,
             interventions=tuple(interventions),
             heads=heads,
             features=features,

@@ -5,7 +5,7 @@ Notation: L layers, T tokens, P traced positions, D hidden, V vocabulary, H head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from lql.cancel import CancelToken
 from lql.inference.answers import Encoded, TokenScore
 from lql.inference.decoder import Decoder
-from lql.inference.errors import InterventionInvalid, TraceOpen
+from lql.inference.errors import InterventionInvalid, PositionInvalid, TraceOpen
 from lql.inference.feedforward import dense
 from lql.inference.intervening import Intervening
 from lql.inference.interventions import Intervention
@@ -202,7 +202,7 @@ class Tracer:
         encoded: Encoded,
         target: tuple[int, ...],
         *,
-        all_positions: bool,
+        positions: Iterable[int] | None,
         interventions: Sequence[Intervention],
         heads: bool,
         features: int,
@@ -214,7 +214,7 @@ class Tracer:
 
         Args:
             target: tokens whose standing is followed through the layers; may be none.
-            all_positions: trace every token, not only the last.
+            positions: those to trace, in any order; -1 is the last. ``None`` for every one.
             interventions: what is changed in the pass.
             heads: also what each attention head adds.
             features: also the so many features that add most.
@@ -222,14 +222,14 @@ class Tracer:
             top: tokens of the prediction.
 
         Raises:
-            EmptyPrompt, PromptTooLong, TokenOutOfRange
+            EmptyPrompt, PromptTooLong, TokenOutOfRange, PositionInvalid
             InterventionInvalid: at a place that is not there.
             TraceOpen: the contributions do not add up.
         """
         decoder = self._decoder
         count = len(encoded.ids)
-        positions = tuple(range(count)) if all_positions else (count - 1,)
-        recorder = Recorder(positions, decoder.spec.num_layers)
+        places = _places(positions, count)
+        recorder = Recorder(places, decoder.spec.num_layers)
         hook = Intervening(decoder, interventions, count)
         h = TokenSequence(decoder, count).read(
             encoded.ids,
@@ -249,12 +249,14 @@ class Tracer:
         reading = self._reading(h, target[0], hook) if target else None
         return Trace(
             encoded=encoded,
-            positions=positions,
+            positions=places,
             stream=stream,
             prediction=self._best(decoder.logits(h)[0].cpu(), top),
-            lens=self.lens(stream, positions, target, words=words, cancel=cancel),
+            lens=self.lens(stream, places, target, last=count - 1, words=words, cancel=cancel),
             target_ids=target,
-            direct=None if reading is None else self._direct(h, target[0], stream, reading, hook),
+            direct=None
+            if reading is None or places[-1] != count - 1
+            else self._direct(h, target[0], stream, reading, hook),
             heads=()
             if not heads
             else head_shares(decoder, self._source, wanted, last.gathered, reading),
@@ -305,6 +307,7 @@ class Tracer:
         positions: tuple[int, ...],
         target: tuple[int, ...] = (),
         *,
+        last: int | None = None,
         words: Tensor | None = None,
         cancel: CancelToken | None = None,
     ) -> tuple[LensScore, ...]:
@@ -313,7 +316,8 @@ class Tracer:
         Args:
             positions: P of the prompt, ascending.
             target: of its tokens the first is looked for.
-            words: float64 [L + 1], log probability of the others at the last position.
+            last: the prompt's last position.
+            words: float64 [L + 1], log probability of the others at that position.
         """
         scores: list[LensScore] = []
         for index, residual in enumerate(stream.residual):
@@ -323,8 +327,8 @@ class Tracer:
                 rows = torch.from_numpy(residual[start : start + _LENS_ROWS])
                 logits = self._decoder.logits(rows.to(self._decoder.device)).cpu()  # [p, V]
                 for row, position in zip(logits, positions[start:], strict=False):
-                    last = words if position == positions[-1] else None
-                    more = None if last is None else float(last[index])
+                    ends = words is not None and position == last
+                    more = float(words[index]) if ends and words is not None else None
                     scored = _target(row, target[0], more) if target else None
                     (best,) = self._best(row, 1)
                     scores.append(LensScore(index - 1, position, best, scored))
@@ -378,6 +382,19 @@ class Tracer:
             constant=constant / spec.logit_divisor,
             logit=float(self._decoder.logits(h, capped=False)[0, token]),
         )
+
+
+def _places(positions: Iterable[int] | None, count: int) -> tuple[int, ...]:
+    """Positions of a prompt of so many tokens, ascending."""
+    if positions is None:
+        return tuple(range(count))
+    wanted = set(positions)
+    for position in sorted(wanted):
+        if not -count <= position < count:
+            raise PositionInvalid(position, count)
+    if not wanted:
+        raise PositionInvalid(None, count)
+    return tuple(sorted({position % count for position in wanted}))
 
 
 def _target(logits: Tensor, token: int, more: float | None) -> TargetScore:

@@ -29,6 +29,7 @@ _HISTORY_SHOWN = 50
 _WATCH_S = 2.0
 
 SWITCH = ("on", "off")
+KEYS = ("emacs", "vi")
 EXPAND = tuple(each.value for each in Expand)
 FORMATS = tuple(each.value for each in Format if each is not Format.PARQUET)  # it is no text
 
@@ -62,6 +63,13 @@ def set_pager(shell: Shell, argument: str) -> None:
     """``\\pager``: page what does not fit, or stop."""
     shell.paging = one_of(argument, SWITCH) == "on" if argument else not shell.paging
     shell.say(f"pager {'on' if shell.paging else 'off'}")
+
+
+def set_keys(shell: Shell, argument: str) -> None:
+    """``\\keys``: choose or tell whose keys edit what is typed."""
+    if argument:
+        shell.vi_keys = one_of(argument, KEYS) == "vi"
+    shell.say(f"keys {'vi' if shell.vi_keys else 'emacs'}")
 
 
 def clear_screen(shell: Shell, argument: str) -> None:

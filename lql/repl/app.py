@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.filters import to_filter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
@@ -166,12 +167,21 @@ class Repl:
         threading.Thread(target=keywords, name="lql-grammar", daemon=True).start()
         if not self._reporter.quiet:
             self._shell.say(f"lql {version('lql')}: help lists what can be typed, {LEAVING_HINT}")
+        cancelled = False
         while True:
             try:
+                if cancelled:
+                    self._shell.say("cancelled")
+                    cancelled = False
+                vi = self._shell.vi_keys
+                self._prompt.editing_mode = EditingMode.VI if vi else EditingMode.EMACS
                 text = self._prompt.prompt(
                     lambda: [("class:prompt", toolbar.prompt(toolbar.opened(self._session)))],
                     refresh_interval=_REFRESH_S if self._changes_by_itself() else 0,
                     default=self._shell.take_prefill(),
+                    # Ctrl-C is a key while the prompt reads. Its own handler of the signal would
+                    # also swallow one that comes when the keys are handed back, after Enter.
+                    handle_sigint=False,
                 )
                 if self._interrupted_early():
                     raise KeyboardInterrupt
@@ -181,7 +191,7 @@ class Repl:
                 if self._may_drop("leaving drops"):
                     return
             except KeyboardInterrupt:  # between two statements, or while a result was printed
-                self._shell.say("cancelled")
+                cancelled = True  # told where another press is caught as well
 
     def handle(self, text: str) -> Outcome:
         """Run everything in a text, in order, up to the first thing that fails."""

@@ -37,6 +37,7 @@ class Argument(Enum):
     FORMAT = "[FORMAT]"
     SWITCH = "[on | off]"
     EXPAND = "[on | off | auto]"
+    KEYS = "[emacs | vi]"
     FILE = "[FILE]"
     TABLE = "[TABLE]"
     SECONDS = "[SECONDS]"
@@ -132,6 +133,8 @@ def values(argument: Argument) -> tuple[str, ...]:
             return actions.SWITCH
         case Argument.EXPAND:
             return actions.EXPAND
+        case Argument.KEYS:
+            return actions.KEYS
         case Argument.TABLE:
             return tuple(table.value for table in Table)
         case Argument.TOPIC:
@@ -281,6 +284,13 @@ COMMANDS: tuple[Command, ...] = (
         Argument.SWITCH,
         "say how long each statement took, or stop",
         _does(actions.set_timing),
+    ),
+    Command(
+        "\\keys",
+        (),
+        Argument.KEYS,
+        "edit with vi's keys or Emacs's",
+        _does(actions.set_keys),
     ),
     Command(
         "\\info", (), Argument.NONE, "versions, devices, and what is open", _does(actions.info)

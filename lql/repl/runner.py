@@ -28,6 +28,7 @@ Execute: TypeAlias = Callable[[ast.Statement, SourceText, CancelToken], Result]
 """Runs one statement; checks the token where stopping leaves nothing half done."""
 
 _SLICE_S = 0.05
+_LOOK_S = 0.01
 _PATIENCE_S = 0.3
 
 
@@ -105,10 +106,16 @@ class Runner:
                 raise LqlRuntimeError(_with_rest(Diagnostic(Code.CANCELLED, "cancelled"), left))
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a detached statement to end; return whether none runs any more."""
-        if not self._turn.acquire(timeout=seconds):
-            return False
-        self._turn.release()
+        """Wait for a detached statement to end; return whether none runs any more.
+
+        Only looks at the lock: Ctrl-C between taking it and giving it back would keep it for ever.
+        """
+        end = time.monotonic() + seconds
+        while self._turn.locked():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, _LOOK_S))
         return True
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class Shell:
         typed_before: the input history, oldest first.
         destinations: where results go.
         paging: whether what does not fit goes through the pager.
+        vi_keys: whether what is typed is edited with vi's keys, not Emacs's.
         variables: values of ``:name``, as words.
         last: the last result that was shown.
         last_text: the last text of statements that ran.
@@ -54,6 +55,7 @@ class Shell:
     typed_before: Callable[[], Sequence[str]] = tuple
     destinations: Destinations = field(default_factory=Destinations)
     paging: bool = True
+    vi_keys: bool = False
     variables: dict[str, str] = field(default_factory=dict)
     last: Result | None = None
     last_text: str = ""

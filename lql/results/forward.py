@@ -168,6 +168,76 @@ class InferComparison(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class RoutedRow:
+    """One rank of an answer by the route of stored facts, and of the model without them.
+
+    Attributes:
+        routed … routed_logit: ``None`` where the pass ended at the fact (EXIT).
+        fact: the stored fact that the routed token comes from.
+    """
+
+    rank: int
+    routed: str | None
+    routed_id: int | None
+    routed_probability: float | None
+    routed_logit: float | None
+    dense: str
+    dense_id: int
+    dense_probability: float
+    dense_logit: float
+    fact: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteComparison(Result):
+    """The answer by the route of stored facts beside that of the weights alone (dense).
+
+    Attributes:
+        fact: what answers, if a fact does.
+    """
+
+    prompt: str
+    prompt_mode: str
+    routed: tuple[TokenRow, ...]
+    dense: tuple[TokenRow, ...]
+    fact: FactRow | None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The rank, both tokens with their numbers, and the fact that answers."""
+        sides = (
+            Column(f"{side}{suffix}", kind, unit)
+            for side in ("routed", "dense")
+            for suffix, kind, unit in (
+                ("", Kind.TOKEN, Unit.NONE),
+                ("_id", Kind.INTEGER, Unit.NONE),
+                ("_probability", Kind.NUMBER, Unit.PROBABILITY),
+                ("_logit", Kind.NUMBER, Unit.LOGIT),
+            )
+        )
+        return (Column("rank", Kind.INTEGER), *sides, Column("fact", Kind.TEXT))
+
+    def records(self) -> Sequence[RoutedRow]:
+        """By rank."""
+        routed = (*self.routed, *(None for _ in self.dense[len(self.routed) :]))
+        return tuple(
+            RoutedRow(
+                rank=own.rank,
+                routed=None if told is None else told.token,
+                routed_id=None if told is None else told.token_id,
+                routed_probability=None if told is None else told.probability,
+                routed_logit=None if told is None else told.logit,
+                dense=own.token,
+                dense_id=own.token_id,
+                dense_probability=own.probability,
+                dense_logit=own.logit,
+                fact=str(self.fact) if self.fact is not None and own.rank == 1 else None,
+            )
+            for told, own in zip(routed, self.dense, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PromptToken:
     """A token of the prompt as the model reads it.
 

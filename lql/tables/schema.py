@@ -242,6 +242,36 @@ _MODELS = TableSchema(
     ),
 )
 
+
+def _named_only(name: str, kind: Kind, unit: Unit = Unit.NONE) -> Field:
+    return Field(Column(name, kind, unit), f"x.{name}", shown=False)
+
+
+_TRACE = TableSchema(
+    Table.TRACE,
+    "{rows} AS x",
+    "x.rid",
+    (
+        _integer("layer", "x.layer"),
+        _integer("position", "x.position"),
+        _token("token", "x.token"),
+        _token("lens", "x.lens"),
+        _number("lens_probability", "x.lens_probability", Unit.PROBABILITY),
+        *(
+            _number(name, f"x.{name}", Unit.LENGTH)
+            for name in (
+                *("attention", "ffn", "per_layer", "scalar", "norm", "intervention"),
+                "residual",
+            )
+        ),
+        _number("attention_share", "x.attention_share", Unit.PROBABILITY),
+        _named_only("target", Kind.TEXT),
+        _named_only("rank", Kind.INTEGER),
+        _named_only("probability", Kind.NUMBER, Unit.PROBABILITY),
+        _named_only("logit", Kind.NUMBER, Unit.LOGIT),
+    ),
+)
+
 FACTS = TableSchema(
     Table.EDGES,
     "{rows} AS e",
@@ -271,6 +301,7 @@ SCHEMAS: Mapping[Table, TableSchema] = MappingProxyType(
             _TOKENS,
             _PATCHES,
             _MODELS,
+            _TRACE,
         )
     }
 )

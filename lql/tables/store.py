@@ -51,7 +51,7 @@ class ModelTables:
 
     @property
     def vindex(self) -> Vindex:
-        """The vindex behind every table but MODELS."""
+        """The vindex behind every table but MODELS and TRACE."""
         assert self._vindex is not None, "the statement reads a vindex"
         return self._vindex
 

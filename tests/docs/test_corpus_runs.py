@@ -39,8 +39,28 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def outcomes(session: Session) -> Iterator[Code | None]:
-    """Run every line; the code of the error of each statement, ``None`` for one that ran."""
+NOT_YET = {
+    f"{what} is not available yet"
+    for what in (
+        "EXTRACT … COMPONENTS",
+        "USE of a vindex on the hub",
+        "AUTO_EXTRACT",
+        "USE REMOTE",
+        "DELETE of a fact that the model itself holds",
+        "UPDATE of a fact that the model itself holds",
+        "FULL",
+        "a patch on the hub",
+    )
+}
+"""All that parses and does not run yet. Whoever gives one takes it out."""
+
+
+def outcomes(session: Session, not_yet: set[str]) -> Iterator[Code | None]:
+    """Run every line; the code of the error of each statement, ``None`` for one that ran.
+
+    Args:
+        not_yet: gets the messages of what is not available yet.
+    """
     source = session.source
     for line in LINES:
         try:
@@ -54,6 +74,8 @@ def outcomes(session: Session) -> Iterator[Code | None]:
                     session.execute(_cheaper(statement), script.source_of(item))
                     yield None
                 except LqlError as error:
+                    if error.code is Code.NOT_AVAILABLE_YET:
+                        not_yet.add(error.diagnostic.message)
                     yield error.code
         assert session.source is source, f"{line} opened something else"
         while session.overlay.depth:
@@ -75,9 +97,11 @@ def _cheaper(statement: ast.Statement) -> ast.Statement:
 
 
 def test_nothing_is_a_bug_on_a_small_model(small: Session, place: Path) -> None:
-    found = Counter(outcomes(small))
+    not_yet: set[str] = set()
+    found = Counter(outcomes(small, not_yet))
     assert found[None] > 100, found
     assert Code.INTERNAL not in found
+    assert not_yet == NOT_YET
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +118,6 @@ def test_the_corpus_runs_on_the_demo_vindex(smollm2_f32_vindex: Path, place: Pat
     assert len(LINES) > 390
     with Session() as session:
         session.use(smollm2_f32_vindex)
-        found = Counter(outcomes(session))
+        found = Counter(outcomes(session, set()))
     assert found[None] > 150, found
     assert Code.INTERNAL not in found

@@ -54,7 +54,7 @@ def model_of(row: Row, laboratory: Laboratory) -> Iterator[LoadedModel]:
 def test_the_contributions_add_up(row: Row, laboratory: Laboratory) -> None:
     """To the residual stream, which is transformers', to the logit, and by head and feature."""
     with model_of(row, laboratory) as model:
-        trace = model.trace(PROMPT, target="dog", all_positions=True, heads=True, features=10**6)
+        trace = model.trace(PROMPT, target="dog", positions=None, heads=True, features=10**6)
     ids = trace.encoded.ids
     expected = laboratory.expected(row).reference.layer_outputs(ids)
     print(
@@ -139,7 +139,7 @@ def test_a_wrong_part_is_not_passed_off_as_a_sum(
     monkeypatch.setattr(Hooks, "see", spoilt)
     row = next(row for row in ROWS if tap in _taps(row, laboratory))
     with model_of(row, laboratory) as model, pytest.raises(TraceOpen, match="layer 1"):
-        model.trace(PROMPT, all_positions=True)
+        model.trace(PROMPT, positions=None)
 
 
 def _taps(row: Row, laboratory: Laboratory) -> set[Tap]:
@@ -312,9 +312,7 @@ def test_the_sum_closes_with_interventions(row: Row, laboratory: Laboratory) -> 
             Patch(0, other[1], positions=(-1,)),
             Steer(1, direction, by=3.0),
         ]
-        trace = model.trace(
-            PROMPT, target="dog", all_positions=True, heads=True, interventions=changes
-        )
+        trace = model.trace(PROMPT, target="dog", positions=None, heads=True, interventions=changes)
     assert Part.INTERVENTION in trace.stream.parts
     assert _whole_gap(trace) <= CLOSES_WITHIN
     assert _direct_gap(trace) <= CLOSES_WITHIN

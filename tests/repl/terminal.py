@@ -32,6 +32,8 @@ _LAUNCH = (
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 
+_RUN = "import sys; from lql.cli import main; sys.exit(main())"
+
 
 class Terminal:
     """One process in one terminal.
@@ -48,7 +50,8 @@ class Terminal:
         self.directory = directory
         self.screen = Screen()
         self.raw = ""
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        # Ctrl-C makes the terminal drop what was not read yet, maybe in the middle of a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._master, self._slave = pty.openpty()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -58,6 +61,7 @@ class Terminal:
         prompt: bool = True,
         stdout: Path | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
+        first: str = "",
     ) -> None:
         """Run ``lql``.
 
@@ -66,12 +70,14 @@ class Terminal:
             prompt: wait for the first one.
             stdout: a file instead of the terminal.
             environment: variables beside those of the test.
+            first: Python that the process runs before ``lql``.
         """
         size = struct.pack("HHHH", self.screen.height, self.screen.width, 0, 0)
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, size)
+        program = ["-c", f"{first}\n{_RUN}"] if first else ["-m", "lql"]
         with stdout.open("wb") if stdout else nullcontext(self._slave) as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCH, sys.executable, "-m", "lql", *arguments],
+                [sys.executable, "-c", _LAUNCH, sys.executable, *program, *arguments],
                 stdin=self._slave,
                 stdout=out,
                 stderr=self._slave,

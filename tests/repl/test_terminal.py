@@ -284,6 +284,19 @@ def test_the_terminal_is_left_as_it_was(terminal: Terminal, tiny_vindex: Path) -
     assert terminal.modes == before
 
 
+def test_vi_keys_edit_what_is_typed(shell: Terminal) -> None:
+    shell.run("\\keys vi")
+    shell.type("XSHOW LAYERS 1-1;")
+    shell.wait(lambda: shell.screen.line.endswith("> XSHOW LAYERS 1-1;"))
+    shell.type("\x1b")
+    shell.settle(1.0)  # until Escape is no longer the beginning of a key
+    shell.type("0x")  # to the beginning; delete a character
+    shell.wait(lambda: shell.screen.line.endswith("> SHOW LAYERS 1-1;"))
+    shell.type("\r")
+    shell.wait_for_prompt()
+    assert cells(shell, "1")
+
+
 def test_clear_empties_the_screen(shell: Terminal) -> None:
     shell.run("STATS;")
     shell.type("\\clear\r")

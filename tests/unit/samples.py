@@ -29,6 +29,7 @@ from lql.results.forward import (
     InferResult,
     LayerExplanation,
     PromptToken,
+    RouteComparison,
     TokenRow,
 )
 from lql.results.forward import (
@@ -270,6 +271,13 @@ EVERY: tuple[Result, ...] = (
     INFER,
     replace(INFER, fact=AnswerFact("Hungary", "capital", "Oslo", 23, 0.98, " Budapest", 0.56)),
     COMPARISON,
+    RouteComparison(
+        prompt="x",
+        prompt_mode="raw",
+        routed=TOKENS[:1],
+        dense=TOKENS[:2],
+        fact=AnswerFact("Hungary", "capital", "\x1b[1m", 23, 0.98, None, None),
+    ),
     WALK,
     ExplainWalkResult(prompt="of", token=" of", token_id=282, features=FEATURES),
     DESCRIBE,

@@ -55,6 +55,16 @@ def layer_ranges(draw: st.DrawFn) -> ast.LayerRange:
     return ast.LayerRange(first, last)
 
 
+@st.composite
+def position_ranges(draw: st.DrawFn) -> ast.PositionRange:
+    numbers = st.integers(-(2**63), 2**63 - 1).map(ast.Integer) | parameters(Slot.POSITION)
+    first, last = draw(numbers), draw(numbers)
+    literal = isinstance(first, ast.Integer) and isinstance(last, ast.Integer)
+    if literal and (first.value < 0) == (last.value < 0):
+        first, last = sorted((first, last), key=lambda bound: bound.value)
+    return ast.PositionRange(first, last)
+
+
 WORDS = COLUMNS.map(lambda column: ast.Word(column.name))
 AGGREGATES = st.builds(
     ast.Aggregate, st.sampled_from(ast.Function), ANY_COLUMNS, st.booleans()
@@ -105,6 +115,7 @@ def words(enum: Any) -> st.SearchStrategy[Any]:
 LIMIT, OFFSET = maybe(integers(Slot.COUNT)), maybe(integers(Slot.OFFSET))
 TOP, LAYER = maybe(integers(Slot.TOP)), maybe(integers(Slot.LAYER))
 LAYERS = maybe(layer_ranges())
+POSITIONS = st.lists(position_ranges(), min_size=1, max_size=3).map(tuple)
 FLAG = st.booleans()
 VINDEX_PATHS = texts(Slot.VINDEX_PATH)
 PATCH_PATHS = texts(Slot.PATCH_PATH)
@@ -369,7 +380,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
         answer=maybe(texts(Slot.TARGET)),
         decompose=FLAG,
         layers=LAYERS,
-        positions=words(ast.TracePositions),
+        positions=words(ast.TracePositions) | POSITIONS,
         save=maybe(texts(Slot.OUTPUT_PATH)),
         prompt_mode=words(ast.PromptMode),
         limit=LIMIT,

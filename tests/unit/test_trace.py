@@ -255,7 +255,7 @@ def test_diff_and_patch(session: lql.Session) -> None:
 
 def test_a_patch_of_every_position_is_the_other_prompt(session: lql.Session) -> None:
     model, other = session.model(), "The capital of France of"
-    stream = model.trace(other, all_positions=True).stream.residual
+    stream = model.trace(other, positions=None).stream.residual
     patched = model.infer(PROMPT, interventions=[Patch(0, stream[1])]).rows
     assert [row.token for row in patched] == [row.token for row in model.infer(other).rows]
 
