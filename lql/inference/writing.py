@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,10 @@ def default_layers(count: int) -> tuple[int, ...]:
     last = max(count - 1, 1)  # nobody reads what the last layer says at the subject
     first = min(round(count / 6), max(last - 4, 0))
     return tuple(range(first, min(first + 4, last)))
+
+
+class _Enough(Exception):
+    """Ends a pass behind the last layer that is written into."""
 
 
 class Writer:
@@ -102,6 +107,7 @@ class Writer:
                 kept[layer],
                 weight=self._settings.weight,
                 guard=self._settings.guard,
+                threshold=self._settings.threshold,
             )
             for number, (piece, each) in enumerate(zip(pieces, found, strict=True)):
                 piece.append((layer, left[:, number].numpy(), each.vectors[layer][0].numpy()))
@@ -122,7 +128,10 @@ class Writer:
 
             def keep(layer: int, values: Tensor, nodes: list[int] = nodes) -> None:
                 keys[layer].append(values[nodes].cpu())
+                if layer == self.layers[-1]:
+                    raise _Enough
 
             sequence = PackedSequence(self.model.decoder, len(tree), tree)
-            sequence.read(feed_forward=KeyRecorder(self.layers, keep), cancel=cancel)
+            with suppress(_Enough):
+                sequence.read(feed_forward=KeyRecorder(self.layers, keep), cancel=cancel)
         return {layer: torch.cat(parts) for layer, parts in keys.items()}
