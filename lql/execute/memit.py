@@ -13,6 +13,7 @@ from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlCapabilityError, LqlRuntimeError, LqlTypeError
 from lql.execute.facts import Row, confidence_of, rows_of
+from lql.execute.locating import tell_where
 from lql.execute.slots import layer, layer_range, text
 from lql.probes import bystanders, essence_prompt, writing_prompts
 from vindex.edits import DropFacts, Float32, Piece, Vector, WrittenFact, fact_name
@@ -73,6 +74,9 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
             )
     guards = guards_of(rows, context.state.overlay.view.written.values(), writer)
     pieces = writer.write(found, guards, moments, cancel=context.cancel)
+    if statement.check is ast.Check.FULL:
+        base = context.model_with(context.state.overlay.base_view, statement.title)
+        tell_where(rows, Writer(base, layers), vindex, context)
     return [
         WrittenFact(
             row.entity,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
+from lql.inference.causal import Asked
 from lql.inference.closed_form import solve
 from lql.inference.gradients import traced
 from lql.inference.memit import DEFAULTS, Found, Sentence, Settings, Wish, search
@@ -60,11 +61,18 @@ class Writer:
 
     def sentence(self, text: str, entity: str) -> Sentence:
         """A prompt about an entity; its last mention is what the prompt is about."""
-        end = text.rindex(entity) + len(entity)
+        asked = self.asked(text, entity)
+        return Sentence(asked.ids, asked.last)
+
+    def asked(self, text: str, entity: str) -> Asked:
+        """The same with the whole of the entity's place."""
+        begin = text.rindex(entity)
+        end = begin + len(entity)
         ids = self.model.encoder.ids(text)
         spans = self.model.encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+        within = sum(stop > begin for start, stop in spans if stop > start)
         after = sum(start >= end for start, stop in spans if stop > start)
-        return Sentence(tuple(ids), len(ids) - after - 1)
+        return Asked(tuple(ids), len(ids) - within, len(ids) - after - 1)
 
     def find(self, wish: Wish, cancel: CancelToken | None = None) -> Found:
         """What a fact needs, whatever is written beside it.
