@@ -204,6 +204,24 @@ def kind_of(entity: str, relation: str) -> str | None:
     return next((kind for kind, known in _RELATIONS.items() if words & set(known)), None)
 
 
+def bystanders(entity: str, relation: str) -> tuple[str, ...]:
+    """Entities of the same kind whose answers an edit is to leave alone.
+
+    No neighbour of the report is among them, so that the report asks what was not taught. Where
+    neither name tells the kind, a few of every kind.
+    """
+    from lql.catalogue import catalogue, others
+
+    kinds = catalogue().kinds
+    name = kind_of(entity, relation)
+    if name is None:
+        return tuple(each for kind in kinds.values() for each in kind.like)
+    kind = kinds[name]
+    left_out = {each.casefold() for each in (entity, *_POOLS[name])}
+    names = (*kind.examples, *kind.like, *kind.background, *others()[name])
+    return tuple(each for each in names if each.casefold() not in left_out)
+
+
 def lessons(entity: str, relation: str) -> tuple[str, ...]:
     """Prompts that a fact is not about, by which a composed feature learns to keep shut.
 

@@ -1,8 +1,8 @@
 """The relation catalogue: what to ask a model about an entity, as data.
 
-``relations.toml`` holds kinds of entities and relations; a ``Question`` is one template of one
-relation for one kind, ready to be put about any entity. Text of users and models is only ever
-substituted, never read as a format.
+``relations.toml`` holds kinds of entities and relations, ``others.toml`` more entities; a
+``Question`` is one template of one relation for one kind, ready to be put about any entity. Text
+of users and models is only ever substituted, never read as a format.
 """
 
 from __future__ import annotations
@@ -145,6 +145,13 @@ def _card(kind: Kind, place: int, relations: list[Relation]) -> str:
         if PLACE not in template and relation.answers
     ]
     return "\n".join(lines) + "\n\n"
+
+
+@cache
+def others() -> Mapping[str, tuple[str, ...]]:
+    """More entities of each kind: those that an edit of another one is to leave alone."""
+    data = (resources.files(__name__) / "others.toml").read_text(encoding="utf-8")
+    return {kind: tuple(names) for kind, names in tomllib.loads(data).items()}
 
 
 @cache

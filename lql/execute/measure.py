@@ -20,7 +20,7 @@ from lql.diagnostics import Diagnostic
 from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
 from lql.probes import CONTROLS, canonical, probes_for
-from lql.results.edits import FeatureRow, Measures, ProbeRow
+from lql.results.edits import COMPARED_TOKENS, FeatureRow, Measures, ProbeRow
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
@@ -31,9 +31,6 @@ Logits = npt.NDArray[np.float32]
 
 MEASURES = ("efficacy", "paraphrases", "neighbours", "controls")
 _SPELLINGS = {"neighbors": "neighbours", "paraphrase": "paraphrases", "kl": "controls"}
-_TOKENS = 6
-"""Tokens of an answer that are compared, or as many as the target has."""
-
 _ALL = 1 << 30
 
 _QUICK_FACTS = 10
@@ -104,7 +101,7 @@ def unchanged_neighbours(
     probes = probes_for(fact.entity, fact.relation, paraphrases=0, neighbours=10)
     old, new = (side(view, context, title) for view in (before, after))
     same = [
-        _text(old, prompt, _TOKENS, context) == _text(new, prompt, _TOKENS, context)
+        _text(old, prompt, COMPARED_TOKENS, context) == _text(new, prompt, COMPARED_TOKENS, context)
         for _, prompt in probes.neighbours
     ]
     return sum(same) / len(same)
@@ -200,7 +197,7 @@ class _Asker:
         """A prompt about the fact itself."""
         fact = change.fact
         ids = self._after.model.target_ids(fact.target)
-        before, after = self._said(prompt, max(_TOKENS, len(ids)))
+        before, after = self._said(prompt, max(COMPARED_TOKENS, len(ids)))
         says = begins(after, fact.target)
         return replace(
             change.row(),
@@ -215,7 +212,7 @@ class _Asker:
 
     def neighbour(self, change: Change, entity: str, prompt: str) -> ProbeRow:
         """A prompt about another entity."""
-        before, after = self._said(prompt, _TOKENS)
+        before, after = self._said(prompt, COMPARED_TOKENS)
         return replace(
             change.row(),
             entity=entity,

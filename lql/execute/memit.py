@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lql import ast
-from lql.catalogue import catalogue
 from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlCapabilityError, LqlRuntimeError, LqlTypeError
 from lql.execute.facts import Row, confidence_of, rows_of
+from lql.execute.locating import tell_where
 from lql.execute.slots import layer, layer_range, text
-from lql.probes import essence_prompt, kind_of, writing_prompts
+from lql.probes import bystanders, essence_prompt, writing_prompts
 from vindex.edits import DropFacts, Float32, Piece, Vector, WrittenFact, fact_name
 from vindex.errors import VindexError
 from vindex.moments import read_moments, write_moments
@@ -33,9 +33,6 @@ _METHOD = "own text 1"
 _MAX_TEXT = 64 << 20
 _LIKELY = 0.2
 """A target that the search leaves below this probability is told of."""
-
-_GUARDS = 18
-"""Other entities of the fact's kind whose keys are kept as they are."""
 
 
 def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
@@ -77,6 +74,9 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
             )
     guards = guards_of(rows, context.state.overlay.view.written.values(), writer)
     pieces = writer.write(found, guards, moments, cancel=context.cancel)
+    if statement.check is ast.Check.FULL:
+        base = context.model_with(context.state.overlay.base_view, statement.title)
+        tell_where(rows, Writer(base, layers), vindex, context)
     return [
         WrittenFact(
             row.entity,
@@ -169,17 +169,12 @@ def guards_of(
     rows: Sequence[Row], written: Iterable[WrittenFact], writer: Writer
 ) -> list[Sentence]:
     """What shall stay: the same sentences about others, and what was written before."""
-    kinds = catalogue().kinds
     edited = {row.entity.casefold() for row in rows}
     found: dict[tuple[str, str], None] = {}
     for row in rows:
-        kind = kind_of(row.entity, row.relation)
-        if kind is not None and kind in kinds:
-            names = [*kinds[kind].background, *kinds[kind].like, *kinds[kind].examples]
-        else:
-            names = [name for each in kinds.values() for name in each.like]
-        others = [name for name in names if name.casefold() not in edited][:_GUARDS]
-        found |= dict.fromkeys((name, row.relation) for name in others)
+        for name in bystanders(row.entity, row.relation):
+            if name.casefold() not in edited:
+                found[name, row.relation] = None
     own = {fact_name(row.entity, row.relation) for row in rows}
     for fact in written:
         if fact.name not in own:

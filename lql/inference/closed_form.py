@@ -8,6 +8,9 @@ text uses it, that maps the keys K of facts to the vectors R:
 C are the second moments of keys on ordinary text, P keys that shall stay as they are: those of
 other subjects in the same sentences, and of facts written before. All facts are solved together.
 
+AlphaEdit (arXiv 2410.02355) is the same with keys K in the null space of what is kept: projected on
+the eigenvectors of A whose eigenvalues are small. The weighing by A⁻¹ does that softly.
+
 Shape legend: D hidden, F features of the layer, M keys, N facts, P guarded keys.
 """
 
@@ -29,6 +32,7 @@ def solve(
     *,
     weight: float,
     guard: float,
+    threshold: float | None = None,
 ) -> Tensor:
     """The left factor of the change; the right one are the vectors R.
 
@@ -39,6 +43,8 @@ def solve(
         moments: C, float32 [F, F].
         guarded: float32 [P, F]; P may be 0.
         weight, guard: how much either counts against the facts.
+        threshold: directions in which A is larger than this, in means of its eigenvalues, are
+            not used at all; ``None`` for none.
 
     Returns:
         float32 [F, N]: a key k gives ``k @ left @ R`` more, R float32 [N, D].
@@ -48,8 +54,20 @@ def solve(
     p = guarded.double()
     a.addmm_(p.T, p, alpha=guard)
     k = keys.double().T  # [F, M]
-    q = torch.cholesky_solve(k, torch.linalg.cholesky(a))  # A⁻¹ K
+    q = _weighed(a, k, threshold)
     inner = torch.eye(k.shape[1], dtype=torch.float64) + k.T @ q
     spread = torch.linalg.solve(inner, q, left=False)  # [F, M]
     left = torch.zeros(k.shape[0], count, dtype=torch.float64)
     return left.index_add_(1, owners, spread).float()
+
+
+def _weighed(a: Tensor, k: Tensor, threshold: float | None) -> Tensor:
+    """A⁻¹ K, float64 [F, M]; with a threshold in the null space alone."""
+    if threshold is None:
+        whole: Tensor = torch.cholesky_solve(k, torch.linalg.cholesky(a))
+        return whole
+    values, vectors = torch.linalg.eigh(a)
+    free = values < threshold * values.mean()
+    null: Tensor = vectors[:, free]
+    projected: Tensor = null @ ((null.T @ k) / values[free, None])
+    return projected

@@ -69,6 +69,7 @@ class Settings:
         limit: size of a fact's vectors, in units of the FFN's output.
         weight: how much ordinary text counts against the facts.
         guard: how much other subjects of the same sentences count.
+        threshold: of the null space that changes are projected on; see ``closed_form.solve``.
     """
 
     steps: int = 18
@@ -77,8 +78,9 @@ class Settings:
     kl: float = 0.0625
     decay: float = 0.01
     limit: float = 8.0
-    weight: float = 30.0
+    weight: float = 100.0
     guard: float = 1.0
+    threshold: float | None = None
 
 
 DEFAULTS = Settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
+from lql.inference.causal import Asked
 from lql.inference.closed_form import solve
 from lql.inference.gradients import traced
 from lql.inference.memit import DEFAULTS, Found, Sentence, Settings, Wish, search
@@ -34,6 +36,10 @@ def default_layers(count: int) -> tuple[int, ...]:
     return tuple(range(first, min(first + 4, last)))
 
 
+class _Enough(Exception):
+    """Ends a pass behind the last layer that is written into."""
+
+
 class Writer:
     """Writes facts into some layers of a model.
 
@@ -55,11 +61,18 @@ class Writer:
 
     def sentence(self, text: str, entity: str) -> Sentence:
         """A prompt about an entity; its last mention is what the prompt is about."""
-        end = text.rindex(entity) + len(entity)
+        asked = self.asked(text, entity)
+        return Sentence(asked.ids, asked.last)
+
+    def asked(self, text: str, entity: str) -> Asked:
+        """The same with the whole of the entity's place."""
+        begin = text.rindex(entity)
+        end = begin + len(entity)
         ids = self.model.encoder.ids(text)
         spans = self.model.encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+        within = sum(stop > begin for start, stop in spans if stop > start)
         after = sum(start >= end for start, stop in spans if stop > start)
-        return Sentence(tuple(ids), len(ids) - after - 1)
+        return Asked(tuple(ids), len(ids) - within, len(ids) - after - 1)
 
     def find(self, wish: Wish, cancel: CancelToken | None = None) -> Found:
         """What a fact needs, whatever is written beside it.
@@ -102,6 +115,7 @@ class Writer:
                 kept[layer],
                 weight=self._settings.weight,
                 guard=self._settings.guard,
+                threshold=self._settings.threshold,
             )
             for number, (piece, each) in enumerate(zip(pieces, found, strict=True)):
                 piece.append((layer, left[:, number].numpy(), each.vectors[layer][0].numpy()))
@@ -122,7 +136,10 @@ class Writer:
 
             def keep(layer: int, values: Tensor, nodes: list[int] = nodes) -> None:
                 keys[layer].append(values[nodes].cpu())
+                if layer == self.layers[-1]:
+                    raise _Enough
 
             sequence = PackedSequence(self.model.decoder, len(tree), tree)
-            sequence.read(feed_forward=KeyRecorder(self.layers, keep), cancel=cancel)
+            with suppress(_Enough):
+                sequence.read(feed_forward=KeyRecorder(self.layers, keep), cancel=cancel)
         return {layer: torch.cat(parts) for layer, parts in keys.items()}

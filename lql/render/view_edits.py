@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from lql.render.blocks import Block, Grid, Line, facts, grid
 from lql.render.text import duration, percent, printable, size
 from lql.render.view import lay_out
-from lql.results.edits import EditResult, FactRow, FeatureRow, Measures, PatchResult, ProbeRow
+from lql.results.edits import (
+    COMPARED_TOKENS,
+    EditResult,
+    FactRow,
+    FeatureRow,
+    Measures,
+    PatchResult,
+    ProbeRow,
+)
 
 
 @lay_out.register
@@ -55,7 +63,8 @@ def _measures(measures: Measures, probes: Sequence[ProbeRow]) -> Iterator[tuple[
         if value is not None:
             asked = [probe for probe in probes if probe.kind == kind]
             good = sum(bool(probe.ok) for probe in asked)
-            word = "unchanged" if kind == "neighbour" else "as wanted"
+            said = "answered with the whole target"
+            word = f"unchanged over {COMPARED_TOKENS} tokens" if kind == "neighbour" else said
             yield name, f"{good} of {len(asked)} {word} ({percent(value)})"
     if measures.controls is not None:
         asked = [probe for probe in probes if probe.kind == "control"]

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 from lql.results.base import Column, Form, Kind, Record, Result, Unit, fields_of
 
+COMPARED_TOKENS = 6
+"""Greedy tokens of an answer that a report compares, or as many as the target has."""
+
 
 @dataclass(frozen=True, slots=True)
 class FactRow:
@@ -83,7 +86,8 @@ class Measures:
     Attributes:
         efficacy: share of the facts whose canonical prompt is answered with the target.
         paraphrases: the same of other prompts.
-        neighbours: share of prompts about other entities whose answer is as before.
+        neighbours: share of prompts about other entities after which the model says the same
+            ``COMPARED_TOKENS`` as before, greedily.
         controls: mean KL on unrelated prompts, in nats.
     """
 

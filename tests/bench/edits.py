@@ -6,10 +6,12 @@ reported. Every number is given under two scorings: by probability, as the paper
 target likelier than the truth? for neighbours: the truth likelier than the new target?), and by
 greedy generation (is the whole target said? for neighbours: are the tokens of the answer, as many
 as the truth has, what they were? and, stricter, are six tokens?). Controls: KL of the next token's
-distribution after the edit from before, in nats.
+distribution after the edit from before, in nats; single edits are asked a fifth of the controls
+each, in turn. Each line is a setting: its batch, then efficacy, paraphrases, neighbours (answer,
+six tokens), the same three by probability, KL, seconds of an edit, peak memory.
 
     python tests/bench/edits.py MODEL.vindex [--mode memit] [--batch 1 10 100] [--sequential]
-        [--half report|tune|all] [--facts N] [--controls N] [--curve]
+        [--half report|tune|all] [--facts N] [--controls N] [--curve] [--unrelated]
 
 The vindex gets the sidecars of MODE MEMIT; give it a copy. KNN facts answer by name, not by logits:
 their probabilities are 0 or 1, and a prompt that they answer has no KL.
@@ -18,6 +20,7 @@ their probabilities are 0 or 1, and a prompt that they answer has no KL.
 from __future__ import annotations
 
 import argparse
+import pickle
 import resource
 import statistics
 import time
@@ -39,14 +42,17 @@ from lql.inference.packed import PackedSequence
 from lql.inference.statistics import moments_of, own_text, recipe
 from lql.inference.tree import TokenTree
 from lql.inference.writing import Writer, default_layers
+from lql.probes import bystanders, canonical
 from lql.session import Session
 from vindex.edits import EditView, Float32, Piece, Vector, WriteFact, WrittenFact
 from vindex.moments import read_moments, write_moments
 from vindex.overlay import Edit
+from vindex.store import Vindex
 
 DATA = Path(__file__).with_name("edits.toml")
 TOKENS = 6
 CHUNK = 48  # prompts that are read in one tree
+FIFTH = 5
 COLUMNS = (
     *("n", "efficacy", "paraph", "neigh", "neigh6", "P:eff", "P:par", "P:neigh", "KL", "s/edit"),
     "peak MB",
@@ -129,6 +135,27 @@ def controls(count: int) -> list[str]:
     pairs = [(stem, topics[(i + j) % len(topics)]) for j in range(len(topics))
              for i, stem in enumerate(stems)]  # fmt: skip
     return [stem.replace("{}", topic) for stem, topic in pairs[:count]]
+
+
+def unrelated() -> list[str]:
+    """500 prompts that ask for no fact: the controls; then three about each fact that name its
+    entity without its relation, its relation of another entity, and its relation of nobody."""
+    found = controls(200)
+    edited = {case.row.entity for case in cases()}
+    for number, case in enumerate(cases()):
+        entity, relation = case.row.entity, case.row.relation
+        names = (name for name in bystanders(entity, relation) if name not in edited)
+        others = (canonical(name, relation) for name in names)
+        found += [
+            next(prompt for prompt in others if prompt not in found),
+            f"{number}. " + NAMING[number % len(NAMING)].replace("{}", entity),
+            f"{number}. " + SPEAKING[number % len(SPEAKING)].replace("{}", relation),
+        ]
+    return found
+
+
+NAMING = ("I heard of {} when I was", "{} and", "A book about {} lay on the", "I like {} because")
+SPEAKING = ("The word {} is", "Nobody knows which {} is", "A {} is a", "We spoke of the {} of the")
 
 
 # --------------------------------------------------------------------------- asking
@@ -214,6 +241,10 @@ class Bench:
         self._controls = list(control_prompts)
         self._probabilities = probabilities
 
+    def share(self, number: int) -> list[str]:
+        """The controls of one of many single edits."""
+        return self._controls[number % FIFTH :: FIFTH]
+
     def before(self, prompts: Sequence[str], tokens: int) -> list[Answer]:
         new = [p for p in dict.fromkeys(prompts) if (p, tokens) not in self._known]
         asker = Asker(self.model)
@@ -223,13 +254,22 @@ class Bench:
         }
         return [self._known[prompt, tokens] for prompt in prompts]
 
-    def score(self, scores: Scores, edited: LoadedModel, some: Sequence[Case]) -> None:
+    def score(
+        self,
+        scores: Scores,
+        edited: LoadedModel,
+        some: Sequence[Case],
+        controls: Sequence[str] | None = None,
+    ) -> None:
         """Add what an edited model says about some facts, their neighbours and the controls."""
+        controls = self._controls if controls is None else controls
         asker = Asker(edited)
         prompts = [p for case in some for p in (case.prompt, *case.paraphrases)]
         neighbours = dict.fromkeys(pair for case in some for pair in case.neighbours)
         places = [prompt for prompt, _ in neighbours]
-        said = dict(zip([*prompts, *places], asker.said([*prompts, *places]), strict=True))
+        longest = max(len(self.model.target_ids(case.row.target)) for case in some)
+        said = dict(zip(prompts, asker.said(prompts, max(TOKENS, longest + 1)), strict=True))
+        said |= zip(places, asker.said(places), strict=True)
         for case in some:
             scores.efficacy.append(says(said[case.prompt], case.row.target))
             scores.paraphrases += [says(said[p], case.row.target) for p in case.paraphrases]
@@ -237,8 +277,8 @@ class Bench:
             count = min(len(self.model.target_ids(truth)), TOKENS)
             scores.neighbours.append(said[prompt].ids[:count] == old.ids[:count])
             scores.neighbours6.append(said[prompt].ids == old.ids)
-        after = asker.said(self._controls, 1)
-        for new, old in zip(after, self.before(self._controls, 1), strict=True):
+        after = asker.said(controls, 1)
+        for new, old in zip(after, self.before(controls, 1), strict=True):
             scores.drift.append(float((new.first.exp() * (new.first - old.first)).sum()))
         if self._probabilities:
             for case in some:
@@ -267,12 +307,21 @@ class Memit:
     """MODE MEMIT. What a fact needs does not depend on what is written beside it, so the search is
     made once for all sizes of batches; its seconds count in each."""
 
-    def __init__(self, bench: Bench, layers: Sequence[int], settings: Settings) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        layers: Sequence[int],
+        settings: Settings,
+        searched: Path | None = None,
+    ) -> None:
         self._bench = bench
         self._layers = tuple(layers)
         self.writer = Writer(bench.model, layers, settings)
         self._moments = self._read()
+        self._searched = searched
         self._found: dict[Row, tuple[Found, float]] = {}
+        if searched is not None and searched.exists():
+            self._found = pickle.loads(searched.read_bytes())
 
     def _read(self) -> dict[int, Float32]:
         vindex = self._bench.session.source
@@ -299,6 +348,8 @@ class Memit:
             started = time.perf_counter()
             found = self.writer.find(wish_of(case.row, self.writer, self._bench.model))
             self._found[case.row] = found, time.perf_counter() - started
+            if self._searched is not None:
+                self._searched.write_bytes(pickle.dumps(self._found))
         return self._found[case.row]
 
     def edited(self, some: Sequence[Case], settings: Settings) -> tuple[LoadedModel, float]:
@@ -336,7 +387,9 @@ def edited_model(bench: Bench, view: EditView) -> LoadedModel:
     """The model as a view edits it."""
     from vindex.edited import EditedVindex
 
-    edited = EditedVindex(bench.session.source, view.features, view.written.values())  # type: ignore[arg-type]
+    source = bench.session.source
+    assert isinstance(source, Vindex)
+    edited = EditedVindex(source, view.features, written=view.written.values())
     return bench.model.over(edited, edited.edited_layers)
 
 
@@ -370,6 +423,8 @@ def main() -> None:
     parser.add_argument("--half", default="report", choices=("tune", "report", "all"))
     parser.add_argument("--facts", type=int, help="only so many of the half")
     parser.add_argument("--controls", type=int, default=200)
+    parser.add_argument("--unrelated", action="store_true", help="500 prompts, all facts at once")
+    parser.add_argument("--searched", type=Path, help="a file of ours that keeps MEMIT's searches")
     parser.add_argument("--layers", type=int, nargs="*")
     parser.add_argument("--no-probabilities", action="store_true")
     parser.add_argument("--curve", action="store_true", help="MEMIT: other weights, for each batch")
@@ -384,40 +439,61 @@ def main() -> None:
         print(f"# {options.vindex.name}, {options.mode}, half {options.half}")
         print(f"{'':28} {' '.join(f'{name:>7}' for name in COLUMNS)}", flush=True)
         memit = None
-        if options.mode == "memit":
+        if options.mode == "memit" and options.batch:
             layers = options.layers or default_layers(bench.model.spec.num_layers)
-            memit = Memit(bench, layers, DEFAULTS)
-        every = [DEFAULTS]
-        if options.curve:
-            every += [replace(DEFAULTS, weight=w, guard=g) for w, g in CURVE]
+            memit = Memit(bench, layers, DEFAULTS, options.searched)
         for size in options.batch:
             # A batch of all facts is what the title says only with all of them.
             told = cases() if size >= 100 and not options.facts else found
-            for settings in every:
+            for name, settings in (CURVE if options.curve else {"": DEFAULTS}).items():
                 scores = Scores()
                 for number, some in enumerate(batches(told, size), 1):
                     if memit is not None:
                         model, seconds = memit.edited(some, settings)
                     else:
                         model, seconds = by_statement(bench, some, options.mode.upper())
-                    bench.score(scores, model, some)
+                    bench.score(scores, model, some, bench.share(number) if size == 1 else None)
                     scores.seconds.append(seconds)
                     session.discard_edits()
                     if number % 10 == 0:
                         print(scores.line("#   so far"), flush=True)
-                setting = f" w {settings.weight:g} g {settings.guard:g}" if options.curve else ""
-                print(scores.line(f"batches of {size}{setting}"), flush=True)
+                print(scores.line(f"batches of {size} {name}".strip()), flush=True)
         if options.sequential:
-            scores = Scores()
-            for case in found:
-                model, seconds = by_statement(bench, [case], options.mode.upper())
-                scores.seconds.append(seconds)
-            bench.score(scores, session.model(), found)
-            print(scores.line(f"{len(found)} one after another"), flush=True)
+            one_after_another(bench, found, options.mode.upper())
+        if options.unrelated:
+            by_statement(bench, cases(), options.mode.upper())
+            asked = unrelated()
+            # One token each: six of 500 prompts with stored facts, one by one, take minutes.
+            after, before = Asker(session.model()).said(asked, 1), bench.before(asked, 1)
+            told = zip(asked, after, before, strict=True)
+            changed = [prompt for prompt, new, old in told if new.ids != old.ids]
+            print(f"100 facts change {len(changed)} of {len(asked)} unrelated prompts", changed[:5])
             session.discard_edits()
 
 
-CURVE = ((3.0, 1.0), (300.0, 1.0), (30.0, 0.0), (30.0, 0.1), (30.0, 10.0))
+def one_after_another(bench: Bench, some: Sequence[Case], mode: str) -> None:
+    """Edits by one statement each; all so far are measured after the 1st, 10th, 50th and 100th."""
+    seconds = []
+    for number, case in enumerate(some, 1):
+        model, each = by_statement(bench, [case], mode)
+        seconds.append(each)
+        if number in (1, 10, 50, 100, len(some)):
+            scores = Scores(seconds=seconds)
+            bench.score(scores, model, some[:number])
+            print(scores.line(f"{number} one after another"), flush=True)
+    bench.session.discard_edits()
+
+
+CURVE = {
+    "": DEFAULTS,
+    "text x 1/10": replace(DEFAULTS, weight=DEFAULTS.weight / 10),
+    "text x 10": replace(DEFAULTS, weight=DEFAULTS.weight * 10),
+    "others x 0": replace(DEFAULTS, guard=0.0),
+    "others x 1/5": replace(DEFAULTS, guard=DEFAULTS.guard / 5),
+    "others x 5": replace(DEFAULTS, guard=DEFAULTS.guard * 5),
+    "null space": replace(DEFAULTS, threshold=0.1),
+}
+"""What may weigh more or less in the closed form: ordinary text, other entities, or a hard wall."""
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from lql.codes import Code
 from lql.errors import LqlError
+from lql.execute import memit
 from lql.inference.closed_form import solve
 from lql.inference.decoder import Decoder
 from lql.inference.feedforward import FeedForward, dense
 from lql.inference.gradients import traced
 from lql.inference.linear import Coarse
 from lql.inference.packed import PackedSequence
+from lql.probes import bystanders, probes_for
 from lql.session import Session, connect
 from tests.unit.statements import one
 from tests.unit.tiny_models import GEMMA3_TINY, LLAMA_TINY, decoder, source
@@ -76,6 +79,18 @@ def test_guarded_keys_stay() -> None:
     assert torch.allclose(keys @ kept, torch.eye(2), atol=0.1)
 
 
+def test_a_projected_change_is_blind_to_what_is_kept() -> None:
+    keys, guarded = _random(2, 40), _random(6, 40)
+    owners = torch.tensor([0, 1])
+    soft, hard = (
+        solve(keys, owners, 2, torch.eye(40), guarded, weight=0.01, guard=1.0, threshold=threshold)
+        for threshold in (None, 0.5)
+    )
+    assert float((guarded @ soft).abs().max()) > 1e-5
+    assert float((guarded @ hard).abs().max()) < 1e-6
+    assert torch.allclose(keys @ hard, torch.eye(2), atol=0.1)
+
+
 # --------------------------------------------------------------------------- gradients
 
 
@@ -116,10 +131,17 @@ def _logits(model: Decoder, delta: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- written facts
 
 
+@pytest.fixture
+def few_bystanders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model has fewer features than its bystanders have keys, which leaves no room."""
+    monkeypatch.setattr(memit, "bystanders", lambda entity, relation: ("Denmark", "Iceland"))
+
+
 def written(session: Session) -> list[WrittenFact]:
     return list(session.overlay.view.written.values())
 
 
+@pytest.mark.usefixtures("few_bystanders")
 def test_a_written_fact_is_said_and_undo_is_exact(session: Session) -> None:
     base = session.model().logits(IDS)
     result = one(session, f'{INSERT} ("Hungary", "capital", "Oslo") MODE MEMIT;')
@@ -218,6 +240,7 @@ def test_a_fact_has_one_target_however_it_is_held(session: Session) -> None:
     assert np.array_equal(session.model().logits(IDS), base)
 
 
+@pytest.mark.usefixtures("few_bystanders")
 def test_facts_are_written_together(session: Session) -> None:
     result = one(
         session,
@@ -291,3 +314,23 @@ def test_the_target_of_a_written_fact_is_not_updated(session: Session) -> None:
     assert caught.value.code is Code.NOT_AVAILABLE_YET
     one(session, 'UPDATE EDGES SET confidence = 0.5 WHERE entity = "Hungary" CHECK NONE;')
     assert [fact.confidence for fact in written(session)] == [0.5]
+
+
+# --------------------------------------------------------------------------- what shall stay
+
+
+@pytest.mark.parametrize(
+    ("entity", "relation"), [("Hungary", "capital"), ("Mozart", "occupation"), ("Sony", "ceo")]
+)
+def test_bystanders_are_not_what_is_measured(entity: str, relation: str) -> None:
+    names = bystanders(entity, relation)
+    asked = probes_for(entity, relation, paraphrases=0, neighbours=99)
+    assert not set(names) & {entity, *(name for name, _ in asked.neighbours)}
+    data = tomllib.loads((Path(__file__).parents[1] / "bench" / "edits.toml").read_text())
+    measured = {
+        pair[0]
+        for relation in data["relation"].values()
+        for pair in relation["pairs"][-data["neighbours"] :]
+    }
+    assert not set(names) & measured
+    assert len(set(names)) == len(names) > 40
