@@ -99,6 +99,9 @@ class Code(Enum):
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")
     NOT_ONE_VALUE = ("LQL0573", "the SELECT of an ASSERT gives no single value")
 
+    OWN_FACT_UNKNOWN = ("LQL0574", "the model does not clearly know a fact that is to be changed")
+    NOT_FORGOTTEN = ("LQL0575", "no change was found with which the model forgets a fact")
+
     NO_PICTURE = ("LQL0590", "a result that there is no picture of")
     PICTURE_NOWHERE = ("LQL0591", "PLOT without TO where nothing can show a picture")
 

@@ -146,8 +146,8 @@ class Overlay:
         before, after = self.view, self.with_edit(edit)
         found = [
             Conflict(f"{old.entity} —{old.relation}→", old.target, new.target)
-            for old in before.every_fact
-            if (new := after.fact(old.name)) is not None and new.target != old.target
+            for old in (*before.every_fact, *before.forgotten)
+            if (new := after.saying(old.name)) is not None and new.target != old.target
         ]
         found += [
             Conflict(f"feature {slot[0]}:{slot[1]}", "edited", "edited again")
