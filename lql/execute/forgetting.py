@@ -80,6 +80,7 @@ def forgotten_facts(
     bench = bench_for(rows, how, context)
     cases = [_case(fact, before.get(fact.name, ()), bench, context) for fact in facts]
     decoder = traced(bench.model.decoder)
+    left: Sequence[_Case] = cases
     for number in range(_ROUNDS):
         context.cancel.check(f"forgetting, round {number + 1}/{_ROUNDS}")
         written = _written(cases, bench, decoder, context)
@@ -115,7 +116,17 @@ def _case(fact: OwnFact, before: tuple[str, ...], bench: Bench, context: Context
         for name in names[:_OTHERS]
     ]
     usual = sum(chances) / max(len(chances), 1)
-    return _Case(fact, answers, prompts, ids, min(max(usual, _LEAST), _MOST))
+    case = _Case(fact, answers, prompts, ids, min(max(usual, _LEAST), _MOST))
+    if not _likely(case, 1.0, bench.model, context) and not _places(case, bench.model, context)[1]:
+        raise LqlRuntimeError(
+            Diagnostic(
+                Code.NOT_FORGOTTEN,
+                f"the model says {fact} only after examples of such questions, and there is "
+                "nothing to change where it is asked without them",
+                helps=('UPDATE EDGES SET target = "…" WHERE …; gives it another answer',),
+            )
+        )
+    return case
 
 
 def _inside(entity: str, source: str) -> bool:
@@ -151,25 +162,12 @@ def _written(
 
 def _is_gone(case: _Case, model: LoadedModel, context: Context) -> bool:
     """Whether a model has forgotten a fact; where not, what is tried next is put down."""
-    from lql.inference.knn import FactStore
-
-    prompt = canonical(case.fact.entity, case.fact.relation)
-    said = [
-        token.text
-        for token in model.generate(
-            prompt, max_tokens=_TOKENS, facts=FactStore(()), cancel=context.cancel
-        )
-    ]
-    text = "".join(said)
-    places = [place for each in case.answers if (place := mentioned(text, each)) is not None]
-    likely = any(
-        model.probability(each, ids, cancel=context.cancel) > _SLACK * case.background
-        for each in case.prompts
-        for ids in case.ids
-    )
+    said, places = _places(case, model, context)
+    likely = _likely(case, _SLACK, model, context)
     if likely:
         case.strength *= _STRONGER
     if places:
+        prompt = canonical(case.fact.entity, case.fact.relation)
         detour = prompt + _before(said, min(places))
         if detour not in case.prompts:
             case.prompts.append(detour)
@@ -177,6 +175,26 @@ def _is_gone(case: _Case, model: LoadedModel, context: Context) -> bool:
         elif not likely:
             case.strength *= _STRONGER
     return not places and not likely
+
+
+def _likely(case: _Case, slack: float, model: LoadedModel, context: Context) -> bool:
+    """Whether an answer is still as many times as probable as it is to become."""
+    return any(
+        model.probability(prompt, ids, cancel=context.cancel) > slack * case.background
+        for prompt in case.prompts
+        for ids in case.ids
+    )
+
+
+def _places(case: _Case, model: LoadedModel, context: Context) -> tuple[list[str], list[int]]:
+    """The tokens that the model says after the canonical prompt, and where they name answers."""
+    from lql.inference.knn import FactStore
+
+    prompt = canonical(case.fact.entity, case.fact.relation)
+    run = model.generate(prompt, max_tokens=_TOKENS, facts=FactStore(()), cancel=context.cancel)
+    said = [token.text for token in run]
+    text = "".join(said)
+    return said, [at for each in case.answers if (at := mentioned(text, each)) is not None]
 
 
 def _before(tokens: Sequence[str], place: int) -> str:
