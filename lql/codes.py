@@ -74,7 +74,7 @@ class Code(Enum):
     NEEDS_VINDEX = ("LQL0505", "a model is in use, and this needs a vindex")
     FILE_FAILED = ("LQL0506", "a file cannot be read or written")
     FAILED = ("LQL0507", "the statement failed")
-    UNSAVED_EDITS = ("LQL0508", "edits that no patch file holds would be lost")
+    UNSAVED_EDITS = ("LQL0508", "edits that no file holds would be lost")
     NOT_MET = ("LQL0509", "an edit does not do what REQUIRE asks, and was not made")
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")

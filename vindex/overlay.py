@@ -64,6 +64,7 @@ class Overlay:
         self._states = [_State()]
         self._view = folded(self._base, ())
         self.recording: str | None = None
+        self._baked: tuple[tuple[Edit, ...], tuple[type[Operation], ...]] = ((), ())
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -84,6 +85,22 @@ class Overlay:
     def unsaved(self) -> tuple[Edit, ...]:
         """The edits that no patch file holds."""
         return tuple(edit for edit in self.edits if edit.patch is None)
+
+    @property
+    def at_risk(self) -> tuple[Edit, ...]:
+        """The edits that are lost with the session: neither a patch file nor a target holds them.
+
+        A target of COMPILE holds the edits as they were then; after one more, or one less, it
+        holds others. What is being recorded for a patch file is at risk until that is written.
+        """
+        edits, without = self._baked
+        if edits is not self.edits or self.recording is not None:
+            return self.unsaved
+        return tuple(
+            edit
+            for edit in self.unsaved
+            if any(isinstance(operation, without) for operation in edit.operations)
+        )
 
     @property
     def patches(self) -> tuple[str, ...]:
@@ -140,6 +157,14 @@ class Overlay:
         )
         self._states[-1] = _State(edits)
         self.recording = None
+
+    def baked(self, without: tuple[type[Operation], ...] = ()) -> None:
+        """Say that a compiled target holds what the edits in effect come to.
+
+        Args:
+            without: kinds of operations that it does not hold.
+        """
+        self._baked = self.edits, without
 
     def conflicts(self, edit: Edit) -> tuple[Conflict, ...]:
         """What the edit would set otherwise than it is now, base facts included."""

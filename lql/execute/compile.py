@@ -21,6 +21,7 @@ from vindex.conflicts import contests, most_confident
 from vindex.edited import EditedVindex
 from vindex.edits import Fact, folded
 from vindex.knn_store import read_knn_store
+from vindex.probes import PutLabel, PutProbe
 from vindex.store import Vindex, open_vindex
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ class Compiled:
         name: for people.
         facts: the stored facts in effect.
         conflicts: how many facts and features patches did not agree about.
+        effective: the edits are those in effect, all of them.
     """
 
     name: str
     vindex: Vindex
     facts: Sequence[Fact]
     conflicts: int
+    effective: bool = False
 
 
 @contextmanager
@@ -93,7 +96,9 @@ def compiled(
         vindex = EditedVindex.of(base, view)
     edits = len(overlay.edits)
     count = "no edits" if not edits else "1 edit" if edits == 1 else f"{edits} edits"
-    yield Compiled(f"{base.path} with {count}", vindex, tuple(view.facts.values()), len(found))
+    whole = view is overlay.view
+    name = f"{base.path} with {count}"
+    yield Compiled(name, vindex, tuple(view.facts.values()), len(found), whole)
 
 
 def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVindexResult:
@@ -115,6 +120,8 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
             overwrite=statement.overwrite,
             progress=context.progress,
         )
+    if source.effective:
+        context.state.overlay.baked(without=(PutProbe,))
     return CompileVindexResult(
         source=source.name,
         path=str(target),
@@ -158,6 +165,8 @@ def _into_model(statement: ast.CompileModel, context: Context) -> CompileModelRe
                 overwrite=statement.overwrite,
                 progress=context.progress,
             )
+    if source.effective:
+        context.state.overlay.baked(without=(PutProbe, PutLabel))
     for note in report.notes:
         context.note(note)
     return CompileModelResult(
