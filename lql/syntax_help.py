@@ -253,7 +253,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "COMPACT MAJOR",
-        "COMPACT MAJOR [FULL] [WITH LAMBDA = x]",
+        "COMPACT MAJOR [FULL | WITH LAMBDA = x]",
         "fold composed facts into the weights",
         "COMPACT MAJOR WITH LAMBDA = 0.001",
     ),

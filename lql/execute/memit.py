@@ -27,10 +27,10 @@ from vindex.edits import (
     Vector,
     WrittenFact,
     fact_name,
+    with_operations,
 )
 from vindex.errors import VindexError
 from vindex.moments import read_moments, write_moments
-from vindex.overlay import Edit
 from vindex.spec import FfnSpec
 
 if TYPE_CHECKING:
@@ -94,15 +94,20 @@ def written_facts(statement: ast.Insert, context: Context) -> list[WrittenFact]:
     return write(rows, how, context)
 
 
-def write(rows: Sequence[Row], how: Writing, context: Context) -> list[WrittenFact]:
+def write(
+    rows: Sequence[Row], how: Writing, context: Context, start: EditView | None = None
+) -> list[WrittenFact]:
     """Facts with what they add to the weights, solved together.
+
+    Args:
+        start: what is written over; the edits in effect where it is not given.
 
     Raises:
         LqlRuntimeError: two targets for one fact, or a target that is no token.
         LqlCapabilityError: a layer that has no down matrix of its own, or a model on a GPU.
     """
     _refuse_two_targets(rows)
-    bench = bench_for(rows, how, context)
+    bench = bench_for(rows, how, context, start)
     writer = bench.writer
     found = []
     for number, row in enumerate(rows, 1):
@@ -122,8 +127,10 @@ def write(rows: Sequence[Row], how: Writing, context: Context) -> list[WrittenFa
     ]
 
 
-def bench_for(rows: Sequence[Row], how: Writing, context: Context) -> Bench:
-    """The model, the writer and the statistics that facts are written with.
+def bench_for(
+    rows: Sequence[Row], how: Writing, context: Context, start: EditView | None = None
+) -> Bench:
+    """The model, the writer and the statistics that facts are written with: see ``write``.
 
     Raises:
         LqlCapabilityError: a layer that has no down matrix of its own, or a model on a GPU.
@@ -131,10 +138,9 @@ def bench_for(rows: Sequence[Row], how: Writing, context: Context) -> Bench:
     from lql.inference.writing import Writer, default_layers
 
     vindex = context.vindex(how.title)
-    overlay = context.state.overlay
+    start = context.state.overlay.view if start is None else start
     # Without what earlier statements wrote for the same facts.
-    drops = tuple(DropFacts(row.entity, row.relation) for row in rows)
-    view = overlay.with_edit(Edit("", drops))
+    view = with_operations(start, (DropFacts(row.entity, row.relation) for row in rows))
     model = context.model_with(view, how.title)
     if model.device != "cpu":
         raise LqlCapabilityError(
@@ -149,7 +155,7 @@ def bench_for(rows: Sequence[Row], how: Writing, context: Context) -> Bench:
     layers = default_layers(model.spec.num_layers) if how.layers is None else how.layers
     _refuse_mixtures(layers, model.spec)
     writer = Writer(model, tuple(layers))
-    guards = guards_of(rows, overlay.view.written.values(), writer)
+    guards = guards_of(rows, start.written.values(), writer)
     return Bench(view, model, writer, _moments(how, layers, vindex, context), guards)
 
 
