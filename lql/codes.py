@@ -74,7 +74,7 @@ class Code(Enum):
     NEEDS_VINDEX = ("LQL0505", "a model is in use, and this needs a vindex")
     FILE_FAILED = ("LQL0506", "a file cannot be read or written")
     FAILED = ("LQL0507", "the statement failed")
-    UNSAVED_EDITS = ("LQL0508", "edits that no patch file holds would be lost")
+    UNSAVED_EDITS = ("LQL0508", "edits that no file holds would be lost")
     NOT_MET = ("LQL0509", "an edit does not do what REQUIRE asks, and was not made")
     PATCH_INVALID = ("LQL0510", "a patch file is malformed or does not fit the vindex")
     OTHER_BASE = ("LQL0511", "a patch was made over other weights")
@@ -100,6 +100,9 @@ class Code(Enum):
     INCLUDE_CYCLE = ("LQL0571", "a file includes itself, directly or through others")
     INCLUDE_FAILED = ("LQL0572", "an included file cannot be read")
     NOT_ONE_VALUE = ("LQL0573", "the SELECT of an ASSERT gives no single value")
+
+    OWN_FACT_UNKNOWN = ("LQL0574", "the model does not clearly know a fact that is to be changed")
+    NOT_FORGOTTEN = ("LQL0575", "no change was found with which the model forgets a fact")
 
     NO_PICTURE = ("LQL0590", "a result that there is no picture of")
     PICTURE_NOWHERE = ("LQL0591", "PLOT without TO where nothing can show a picture")

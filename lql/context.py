@@ -289,7 +289,7 @@ class Context:
         Raises:
             LqlRuntimeError: there are some.
         """
-        if self.state.overlay.unsaved:
+        if self.state.overlay.at_risk:
             raise LqlRuntimeError(unsaved_edits(self.state.overlay, f"{title} would drop"))
 
     def ran(self, tokens: int, seconds: float) -> None:
@@ -313,13 +313,18 @@ def unsaved_edits(overlay: Overlay, loses: str) -> Diagnostic:
         overlay: the session's.
         loses: how the sentence begins, e.g. ``USE would drop``.
     """
-    edits = overlay.unsaved
+    edits = overlay.at_risk
     count = "1 edit" if len(edits) == 1 else f"{len(edits)} edits"
+    titles, more = [edit.title for edit in edits[:5]], len(edits) - 5
     return Diagnostic(
         Code.UNSAVED_EDITS,
-        f"{loses} {count} that no patch file holds",
-        helps=('SAVE PATCH "edits.vlp"; keeps them', "DISCARD PATCH; drops them"),
-        notes=tuple(edit.title for edit in edits[:5]),
+        f"{loses} {count} that no file holds",
+        helps=(
+            'SAVE PATCH "edits.vlp"; keeps them',
+            'COMPILE CURRENT INTO VINDEX "…"; bakes them in',
+            "DISCARD PATCH; drops them",
+        ),
+        notes=(*titles, *([f"and {more} more"] if more > 0 else [])),
     )
 
 

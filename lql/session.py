@@ -272,20 +272,20 @@ class Session(Statements, Closing):
         return self._state.overlay
 
     def unsaved_edits(self, loses: str) -> LqlRuntimeError | None:
-        """The error of losing edits that no patch file holds, or ``None`` if there are none.
+        """The error of losing edits that no file holds, or ``None`` if there are none.
 
         Args:
             loses: how its sentence begins, e.g. ``leaving drops``.
         """
         overlay = self._state.overlay
-        return LqlRuntimeError(unsaved_edits(overlay, loses)) if overlay.unsaved else None
+        return LqlRuntimeError(unsaved_edits(overlay, loses)) if overlay.at_risk else None
 
     def discard_edits(self) -> None:
-        """Drop the edits that no patch file holds, as DISCARD PATCH does."""
+        """Drop the edits that no file holds, as DISCARD PATCH does."""
         self._state.overlay.discard()
 
     def close(self) -> None:
-        """Let go of files, weights and edits; warns of edits that no patch file holds."""
+        """Let go of files, weights and edits; warns of edits that no file holds."""
         error = self.unsaved_edits("closing the session drops")
         if error is not None:
             warnings.warn(str(error), stacklevel=2)

@@ -233,14 +233,14 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
         "DELETE",
         "DELETE FROM EDGES|FEATURES WHERE condition [LIMIT n | ALL] [CHECK NONE|QUICK|FULL] "
         "[REQUIRE measure >= x AND …]",
-        "remove inserted facts, switch features off",
+        "remove facts, inserted and the model's own, switch features off",
         'DELETE FROM EDGES WHERE entity = "Atlantis"',
     ),
     StatementHelp(
         "UPDATE",
         "UPDATE EDGES|FEATURES SET column = value, … WHERE condition [LIMIT n | ALL] "
         "[CHECK NONE|QUICK|FULL] [REQUIRE measure >= x AND …]",
-        "change inserted facts, turn features to other tokens",
+        "change facts, inserted and the model's own, turn features to other tokens",
         'UPDATE EDGES SET target = "London" WHERE entity = "John Coyle"',
     ),
     StatementHelp(
@@ -254,7 +254,7 @@ STATEMENT_HELP: tuple[StatementHelp, ...] = (
     ),
     StatementHelp(
         "COMPACT MAJOR",
-        "COMPACT MAJOR [FULL] [WITH LAMBDA = x]",
+        "COMPACT MAJOR [FULL | WITH LAMBDA = x]",
         "fold composed facts into the weights",
         "COMPACT MAJOR WITH LAMBDA = 0.001",
     ),

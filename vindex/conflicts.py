@@ -17,6 +17,7 @@ from vindex.edits import (
     DropFeature,
     Fact,
     FactName,
+    ForgottenFact,
     Operation,
     PutFact,
     PutFeature,
@@ -162,6 +163,8 @@ def _named(key: _Key) -> str:
 
 def _said(operation: Operation) -> str:
     match operation:
+        case WriteFact(ForgottenFact() as forgotten):
+            return forgotten.target
         case PutFact(fact) | WriteFact(fact):
             return f"{fact.target} at confidence {fact.confidence:g}"
         case PutFeature():

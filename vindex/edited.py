@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vindex.downmeta import DownMeta, Records
-from vindex.edits import EditView, FeatureEdit, Float32, Piece, Slot, WrittenFact
+from vindex.edits import AnyWritten, EditView, FeatureEdit, Float32, Piece, Slot
 from vindex.kinds import StorageDtype
 from vindex.labels import Labels, Measured
 from vindex.probes import FeatureLabel
@@ -44,7 +44,8 @@ class EditedVindex(Vindex):
         base: an open vindex.
         features: edits by (layer, feature), each within the base.
         labels: labels of features, over the base's.
-        written: facts that are added to down matrices, after the features' own vectors.
+        written: facts, and forgotten ones, that are added to down matrices, after the features'
+            own vectors.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class EditedVindex(Vindex):
         base: Vindex,
         features: Mapping[Slot, FeatureEdit],
         labels: Mapping[Slot, FeatureLabel] = MappingProxyType({}),
-        written: Iterable[WrittenFact] = (),
+        written: Iterable[AnyWritten] = (),
     ) -> None:
         self.__dict__.update(base.__dict__)
         for name in ("down_meta", "labels"):

@@ -128,6 +128,53 @@ class WrittenFact:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgottenFact:
+    """A fact of the model's own that it no longer says (DELETE of the model's own facts).
+
+    Attributes:
+        answers: what it no longer says, each a whole text.
+        pieces: one for each layer, ascending.
+    """
+
+    entity: str
+    relation: str
+    answers: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> FactName:
+        """What identifies the fact: an overlay says one thing of a name."""
+        return fact_name(self.entity, self.relation)
+
+    @property
+    def target(self) -> str:
+        """What there is in a target's place, for people."""
+        return f"not {' or '.join(self.answers)}"
+
+    @property
+    def layer(self) -> int:
+        """The last of its layers."""
+        return self.pieces[-1].layer
+
+    @property
+    def confidence(self) -> float:
+        """Nobody doubts a removal."""
+        return 1.0
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def __str__(self) -> str:
+        return f"{self.entity} —{self.relation}→ {self.target}"
+
+
+AnyWritten: TypeAlias = WrittenFact | ForgottenFact
+"""What down matrices hold of a fact: that it is so, or that it is not."""
+
+
+@dataclass(frozen=True, slots=True)
 class WrittenToken:
     """The token that an edited feature is said to write: text, id and score."""
 
@@ -145,9 +192,9 @@ class PutFact:
 
 @dataclass(frozen=True, slots=True)
 class WriteFact:
-    """Write a fact into down matrices, in the place of one with the same name."""
+    """Write a fact, or its absence, into down matrices, in the place of one of the same name."""
 
-    fact: WrittenFact
+    fact: AnyWritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,14 +315,15 @@ class EditView:
         features: edited features by (layer, feature).
         probes: kept answers by entity and relation, in the order in which they were first kept.
         labels: labels of features by (layer, feature), over those of the base.
-        written: facts in down matrices by name; no name is in ``facts`` as well.
+        written: facts in down matrices by name, forgotten ones among them; no name is in
+            ``facts`` as well.
     """
 
     facts: Mapping[FactName, Fact]
     features: Mapping[Slot, FeatureEdit]
     probes: Mapping[FactName, Probe] = field(default_factory=dict)
     labels: Mapping[Slot, FeatureLabel] = field(default_factory=dict)
-    written: Mapping[FactName, WrittenFact] = field(default_factory=dict)
+    written: Mapping[FactName, AnyWritten] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.facts or self.probes or self.labels or self.changes_weights)
@@ -300,7 +348,7 @@ class EditView:
         return found
 
     @property
-    def weights(self) -> tuple[Mapping[Slot, FeatureEdit], Mapping[FactName, WrittenFact]]:
+    def weights(self) -> tuple[Mapping[Slot, FeatureEdit], Mapping[FactName, AnyWritten]]:
         """What a forward pass computes with in the place of the base's weights."""
         return self.features, self.written
 
@@ -312,10 +360,21 @@ class EditView:
     @property
     def every_fact(self) -> tuple[AnyFact, ...]:
         """The stored facts, then the written ones, then those that features hold."""
-        return (*self.facts.values(), *self.written.values(), *self.composed.values())
+        written = (each for each in self.written.values() if isinstance(each, WrittenFact))
+        return (*self.facts.values(), *written, *self.composed.values())
+
+    @property
+    def forgotten(self) -> tuple[ForgottenFact, ...]:
+        """The facts of the model's own that it no longer says, in the order of their removal."""
+        return tuple(each for each in self.written.values() if isinstance(each, ForgottenFact))
 
     def fact(self, name: FactName) -> AnyFact | None:
         """The fact of that name, however it is held."""
+        said = self.saying(name)
+        return None if isinstance(said, ForgottenFact) else said
+
+    def saying(self, name: FactName) -> AnyFact | ForgottenFact | None:
+        """What the edits say of a name: a fact, or that it is forgotten."""
         return self.facts.get(name) or self.written.get(name) or self.composed.get(name)
 
 

@@ -67,6 +67,7 @@ class Overlay:
         self._states = [_State()]
         self._view = self._folded(())
         self.recording: str | None = None
+        self._baked: tuple[tuple[Edit, ...], tuple[type[Operation], ...]] = ((), ())
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -87,6 +88,22 @@ class Overlay:
     def unsaved(self) -> tuple[Edit, ...]:
         """The edits that no patch file holds."""
         return tuple(edit for edit in self.edits if edit.patch is None)
+
+    @property
+    def at_risk(self) -> tuple[Edit, ...]:
+        """The edits that are lost with the session: neither a patch file nor a target holds them.
+
+        A target of COMPILE holds the edits as they were then; after one more, or one less, it
+        holds others. What is being recorded for a patch file is at risk until that is written.
+        """
+        edits, without = self._baked
+        if edits is not self.edits or self.recording is not None:
+            return self.unsaved
+        return tuple(
+            edit
+            for edit in self.unsaved
+            if any(isinstance(operation, without) for operation in edit.operations)
+        )
 
     @property
     def patches(self) -> tuple[str, ...]:
@@ -144,13 +161,21 @@ class Overlay:
         self._states[-1] = _State(edits)
         self.recording = None
 
+    def baked(self, without: tuple[type[Operation], ...] = ()) -> None:
+        """Say that a compiled target holds what the edits in effect come to.
+
+        Args:
+            without: kinds of operations that it does not hold.
+        """
+        self._baked = self.edits, without
+
     def conflicts(self, edit: Edit) -> tuple[Conflict, ...]:
         """What the edit would set otherwise than it is now, base facts included."""
         before, after = self.view, self.with_edit(edit)
         found = [
             Conflict(f"{old.entity} —{old.relation}→", old.target, new.target)
-            for old in before.every_fact
-            if (new := after.fact(old.name)) is not None and new.target != old.target
+            for old in (*before.every_fact, *before.forgotten)
+            if (new := after.saying(old.name)) is not None and new.target != old.target
         ]
         found += [
             Conflict(f"feature {slot[0]}:{slot[1]}", "edited", "edited again")

@@ -4,8 +4,8 @@ The file is larql's (vindex-format.md 16): the same keys in the same order, vect
 little-endian float32. What larql does not know stands in keys that it ignores: ``relation`` of
 ``delete_knn``, ``aliases`` and ``more_key_vectors_b64`` of ``insert_knn``, and ``base_files`` at
 the top, the digests of the weight files, so that another base can be told by what differs; also at
-the top ``probes`` and ``labels``, what PROBE and LABEL FEATURES kept. One operation is ours alone,
-``write_fact``: larql refuses a file that has one, rather than losing it.
+the top ``probes`` and ``labels``, what PROBE and LABEL FEATURES kept. Two operations are ours,
+``write_fact`` and ``forget_fact``: larql refuses a file that has one, rather than losing it.
 
 Reading is strict. An unknown operation, a vector that is not base64, has another length or is not
 finite, a layer, feature or token that the base does not have: the whole patch is refused.
@@ -34,6 +34,7 @@ from vindex.edits import (
     DropFeature,
     Fact,
     FeatureOperation,
+    ForgottenFact,
     Operation,
     Piece,
     PutFact,
@@ -203,6 +204,8 @@ class _OperationReader:
                 return PutFact(self._fact(fields))
             case "write_fact":
                 return WriteFact(self._written(fields))
+            case "forget_fact":
+                return WriteFact(self._forgotten(fields))
             case "delete_knn":
                 return DropFacts(fields.text("entity"), fields.text_or_none("relation"))
             case "insert":
@@ -242,6 +245,23 @@ class _OperationReader:
 
     def _written(self, fields: Fields) -> WrittenFact:
         confidence = fields.number_or_none("confidence")
+        return WrittenFact(
+            entity=fields.text("entity"),
+            relation=fields.text("relation"),
+            target=fields.text("target"),
+            pieces=self._pieces(fields),
+            confidence=1.0 if confidence is None else confidence,
+            aliases=self._texts(fields, "aliases"),
+        )
+
+    def _forgotten(self, fields: Fields) -> ForgottenFact:
+        answers = self._texts(fields, "answers")
+        if not answers:
+            fields.refuse("answers", "expected at least one")
+        entity, relation = fields.text("entity"), fields.text("relation")
+        return ForgottenFact(entity, relation, answers, self._pieces(fields))
+
+    def _pieces(self, fields: Fields) -> tuple[Piece, ...]:
         pieces: list[Piece] = []
         for number, entry in enumerate(fields.array("pieces", self._vindex.index.num_layers)):
             part = Fields(entry, self._path, f"pieces[{number}]")
@@ -259,14 +279,7 @@ class _OperationReader:
             pieces.append(Piece(layer, left, right))
         if not pieces:
             fields.refuse("pieces", "expected at least one")
-        return WrittenFact(
-            entity=fields.text("entity"),
-            relation=fields.text("relation"),
-            target=fields.text("target"),
-            pieces=tuple(pieces),
-            confidence=1.0 if confidence is None else confidence,
-            aliases=self._texts(fields, "aliases"),
-        )
+        return tuple(pieces)
 
     def _texts(self, fields: Fields, key: str) -> tuple[str, ...]:
         values = fields.array_or_none(key, 1_000) or []
@@ -353,10 +366,13 @@ def _entry(operation: PutFact | WriteFact | DropFacts | FeatureOperation) -> dic
                 {"layer": p.layer, "left_b64": _b64(p.left), "right_b64": _b64(p.right)}
                 for p in written.pieces
             ]
+            name = {"entity": written.entity, "relation": written.relation}
+            if isinstance(written, ForgottenFact):
+                answers = list(written.answers)
+                return {"op": "forget_fact", **name, "answers": answers, "pieces": pieces}
             return {
                 "op": "write_fact",
-                "entity": written.entity,
-                "relation": written.relation,
+                **name,
                 "target": written.target,
                 "confidence": written.confidence,
                 "aliases": list(written.aliases),

@@ -15,6 +15,7 @@ from functools import cache, cached_property
 from typing import Any
 
 PLACE = "{entity}"
+_RELATIONS = "relations.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +151,26 @@ def _card(kind: Kind, place: int, relations: list[Relation]) -> str:
 @cache
 def others() -> Mapping[str, tuple[str, ...]]:
     """More entities of each kind: those that an edit of another one is to leave alone."""
-    data = (resources.files(__name__) / "others.toml").read_text(encoding="utf-8")
-    return {kind: tuple(names) for kind, names in tomllib.loads(data).items()}
+    import tomllib
+
+    document = tomllib.loads(_data("others.toml").decode("utf-8"))
+    return {kind: tuple(names) for kind, names in document.items()}
 
 
 @cache
 def catalogue() -> Catalogue:
     """The catalogue that comes with the package."""
-    return parse(_data())
+    return parse(_data(_RELATIONS))
 
 
 @cache
 def digest() -> str:
     """The digest of that catalogue, without parsing it."""
-    return hashlib.sha256(_data()).hexdigest()
+    return hashlib.sha256(_data(_RELATIONS)).hexdigest()
 
 
-def _data() -> bytes:
-    data = pkgutil.get_data(__name__, "relations.toml")
+def _data(name: str) -> bytes:
+    data = pkgutil.get_data(__name__, name)
     assert data is not None, "the package holds it"
     return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lql import ast
@@ -11,13 +12,13 @@ from lql.codes import Code
 from lql.context import Context
 from lql.diagnostics import Diagnostic
 from lql.errors import LqlRuntimeError
+from lql.execute.own_facts import EVIDENCE, OwnFact, OwnRow, named_pairs, own_facts
 from lql.execute.select import scope_of, select_rows
-from lql.execute.slots import integer, not_available
-from lql.tables.conditions import pinned
+from lql.execute.slots import integer
 from lql.tables.query import compile_select
 from lql.tables.schema import FACTS
 from lql.tables.scope import Scope, Source
-from vindex.edits import AnyFact, Slot
+from vindex.edits import AnyFact, Slot, fact_name
 
 if TYPE_CHECKING:
     from lql.results import Value
@@ -48,21 +49,66 @@ def chosen_features(statement: Changing, context: Context) -> list[Slot]:
     return slots[: _allowed(statement, len(slots), "features")]
 
 
-def chosen_facts(statement: Changing, context: Context) -> list[AnyFact]:
-    """The inserted facts that WHERE chooses, in the order of their insertion.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The facts that a statement touches.
+
+    Attributes:
+        inserted: by edits, in the order of their insertion.
+        own: the model's own.
+    """
+
+    inserted: Sequence[AnyFact]
+    own: Sequence[OwnFact] = ()
+
+    @property
+    def one(self) -> AnyFact | OwnFact | None:
+        """The only one, if there is only one."""
+        every = (*self.inserted, *self.own)
+        return every[0] if len(every) == 1 else None
+
+    def __len__(self) -> int:
+        return len(self.inserted) + len(self.own)
+
+
+def chosen_facts(statement: Changing, context: Context) -> Chosen:
+    """The facts that WHERE chooses: inserted ones, and of the model's own those that it names.
+
+    The model's own are reached by entity and relation, and where nobody inserted a fact of that
+    name.
 
     Raises:
-        LqlNameError, LqlTypeError: WHERE speaks of what inserted facts do not have.
-        LqlRuntimeError: it chooses too many.
-        LqlNotAvailableError: it names a fact that was not inserted.
+        LqlNameError, LqlTypeError: WHERE speaks of what facts do not have.
+        LqlRuntimeError: it chooses too many, or only what the model does not clearly know.
     """
     context.vindex(statement.title)
     facts = context.state.overlay.view.every_fact
-    found = [facts[number] for number in _matching(statement.where, facts, context, statement)]
-    if not found:
-        _refuse_own_fact(statement)
-        context.note("no inserted fact matches: nothing was changed")
-    return found[: _allowed(statement, len(found), "facts")]
+    rows = [
+        (fact.entity, fact.relation, fact.target, fact.layer, fact.confidence, "inserted")
+        for fact in facts
+    ]
+    found = [facts[number] for number in _matching(statement.where, rows, context, statement)]
+    held = {fact.name for fact in facts}
+    named = named_pairs(statement.where)
+    pairs = [pair for pair in named if fact_name(*pair) not in held]
+    own: list[OwnFact] = []
+    if pairs:
+        _allowed(statement, len(found) + len(pairs), "facts")
+
+        def matching(own: Sequence[OwnRow]) -> list[int]:
+            asked = [(*row, None, None, EVIDENCE) for row in own]
+            return _matching(statement.where, asked, context, statement)
+
+        own = own_facts(pairs, statement, matching, context, alone=not found)
+    elif not found:
+        context.note(
+            "an inserted fact stands there, and WHERE does not match it: nothing was changed"
+            if named
+            else "no inserted fact matches: nothing was changed; WHERE entity = … AND relation = … "
+            "reaches what the model itself knows"
+        )
+    allowed = _allowed(statement, len(found) + len(own), "facts")
+    return Chosen(found[:allowed], own[: max(0, allowed - len(found))])
 
 
 def check_columns(statement: Changing) -> None:
@@ -90,12 +136,17 @@ def _facts_where(where: ast.Condition) -> ast.Select:
 
 
 def _matching(
-    where: ast.Condition, facts: Sequence[AnyFact], context: Context, statement: Changing
+    where: ast.Condition,
+    facts: Sequence[tuple[Value, ...]],
+    context: Context,
+    statement: Changing,
 ) -> list[int]:
-    rows: list[tuple[Value, ...]] = [
-        (number, fact.entity, fact.relation, fact.target, fact.layer, fact.confidence, "inserted")
-        for number, fact in enumerate(facts)
-    ]
+    """The rows that a condition lets through, by number.
+
+    Args:
+        facts: entity, relation, target, layer, confidence and evidence of each.
+    """
+    rows = [(number, *fact) for number, fact in enumerate(facts)]
     query = compile_select(_facts_where(where), _INSERTED, {"t0{rows}": "chosen_facts"})
     tables = context.tables(statement.title)
     tables.register_rows("chosen_facts", FACTS, rows)
@@ -104,26 +155,6 @@ def _matching(
     finally:
         tables.engine.forget("chosen_facts")
     return [int(number) for (number,) in found]
-
-
-def _refuse_own_fact(statement: Changing) -> None:
-    """A statement that names one fact, which nobody inserted, means the model's own."""
-
-    def only(name: str) -> list[str] | None:
-        return pinned(
-            statement.where,
-            lambda operand: isinstance(operand, ast.Column) and operand.name == name,
-        )
-
-    entity, relation, evidence = only("entity"), only("relation"), only("evidence")
-    if not entity or not relation or evidence == ["inserted"]:
-        return
-    raise not_available(
-        f"{statement.title} of a fact that the model itself holds",
-        statement.where.span,
-        f'INSERT INTO EDGES (entity, relation, target) VALUES ("{entity[0]}", "{relation[0]}", '
-        '"…"); answers in its place',
-    )
 
 
 def _allowed(statement: Changing, count: int, what: str) -> int:

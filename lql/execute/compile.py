@@ -22,7 +22,7 @@ from vindex.edge_store import read_edge_store
 from vindex.edited import EditedVindex
 from vindex.edits import Fact, folded
 from vindex.knn_store import read_knn_store
-from vindex.probes import Probe
+from vindex.probes import Probe, PutLabel, PutProbe
 from vindex.store import Vindex, open_vindex
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Compiled:
         facts: the stored facts in effect.
         probes: the kept answers in effect.
         conflicts: how many facts and features patches did not agree about.
+        effective: the edits are those in effect, all of them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Compiled:
     facts: Sequence[Fact]
     probes: Sequence[Probe]
     conflicts: int
+    effective: bool = False
 
 
 @contextmanager
@@ -98,12 +100,14 @@ def compiled(
         vindex = EditedVindex.of(base, view)
     edits = len(overlay.edits)
     count = "no edits" if not edits else "1 edit" if edits == 1 else f"{edits} edits"
+    whole = view is overlay.view
     yield Compiled(
         f"{base.path} with {count}",
         vindex,
         tuple(view.facts.values()),
         tuple(view.probes.values()),
         len(found),
+        whole,
     )
 
 
@@ -127,6 +131,8 @@ def _into_vindex(statement: ast.CompileVindex, context: Context) -> CompileVinde
             probes=source.probes,
             progress=context.progress,
         )
+    if source.effective:
+        context.state.overlay.baked()
     return CompileVindexResult(
         source=source.name,
         path=str(target),
@@ -176,6 +182,8 @@ def _into_model(statement: ast.CompileModel, context: Context) -> CompileModelRe
                 overwrite=statement.overwrite,
                 progress=context.progress,
             )
+    if source.effective:
+        context.state.overlay.baked(without=(PutProbe, PutLabel))
     for note in report.notes:
         context.note(note)
     return CompileModelResult(

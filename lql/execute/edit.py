@@ -23,6 +23,8 @@ from lql.execute.facts import (
 )
 from lql.execute.making import made, switched_off
 from lql.execute.measure import check_requirements
+from lql.execute.memit import Writing
+from lql.execute.own_facts import OwnFact
 from lql.execute.paging import page
 from lql.execute.slots import integer_or, not_available
 from lql.names import nearest
@@ -35,6 +37,7 @@ from vindex.edits import (
     DropFacts,
     EditView,
     Fact,
+    FactName,
     Operation,
     PutFact,
     WriteFact,
@@ -164,8 +167,9 @@ def _delete(statement: ast.Delete, context: Context) -> EditResult:
         from lql.execute.feature_edits import delete
 
         return delete(statement, context)
-    found = chosen_facts(statement, context)
-    title = f"DELETE {found[0]}" if len(found) == 1 else f"DELETE {len(found)} facts"
+    chosen = chosen_facts(statement, context)
+    found = chosen.inserted
+    title = f"DELETE {chosen.one or f'{len(chosen)} facts'}"
     operations: list[Operation] = [
         DropFacts(fact.entity, fact.relation)
         for fact in found
@@ -173,7 +177,18 @@ def _delete(statement: ast.Delete, context: Context) -> EditResult:
     ]
     composed = [fact for fact in found if isinstance(fact, ComposedFact)]
     operations += switched_off(composed, title)
-    return made(statement, title, operations, context, started, mode=_mode(found))
+    if chosen.own:
+        from lql.execute.forgetting import forgotten_facts
+
+        how = Writing(statement.title, statement.span)
+        operations += [WriteFact(fact) for fact in forgotten_facts(chosen.own, how, context)]
+    mode = _mode(found) if found else "memit"
+    return made(statement, title, operations, context, started, mode=mode, own=_said(chosen.own))
+
+
+def _said(facts: Sequence[OwnFact]) -> dict[FactName, str]:
+    """What the model itself says of facts."""
+    return {fact.name: " or ".join(fact.answers) for fact in facts}
 
 
 def _mode(facts: Sequence[AnyFact]) -> str:
@@ -196,17 +211,12 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
     target, confidence = _assigned(statement)
     started = time.perf_counter()
     chosen = chosen_facts(statement, context)
-    found = facts = [fact for fact in chosen if isinstance(fact, Fact)]
-    composed = [fact for fact in chosen if isinstance(fact, ComposedFact)]
-    written = [fact for fact in chosen if isinstance(fact, WrittenFact)]
-    if target is not None and written:
-        raise not_available(
-            "UPDATE of the target of a fact that MODE MEMIT wrote",
-            statement.span,
-            "INSERT … MODE MEMIT again replaces it",
-        )
+    found = facts = [fact for fact in chosen.inserted if isinstance(fact, Fact)]
+    composed = [fact for fact in chosen.inserted if isinstance(fact, ComposedFact)]
+    written = [fact for fact in chosen.inserted if isinstance(fact, WrittenFact)]
     if confidence is not None:
         facts = [replace(fact, confidence=confidence) for fact in found]
+        written = [replace(fact, confidence=confidence) for fact in written]
     if target is not None and found:
         ids = context.model(statement.title).target_ids(target)
         if not ids:
@@ -214,16 +224,50 @@ def _update(statement: ast.Update, context: Context) -> EditResult:
                 Diagnostic(Code.FACTS_INVALID, f'the target "{target}" holds no token')
             )
         facts = [replace(fact, target=target, target_id=ids[0]) for fact in facts]
+    if target is not None:
+        written = _rewritten(written, chosen.own, target, confidence, statement, context)
+    elif chosen.own:
+        raise LqlTypeError(
+            Diagnostic(
+                Code.WRONG_TYPE,
+                "a fact of the model's own has no confidence to set",
+                span=statement.span,
+                helps=('SET target = "…" gives it another answer',),
+            )
+        )
     operations: list[Operation] = [PutFact(fact) for fact in facts]
-    if confidence is not None:
-        operations += [WriteFact(replace(fact, confidence=confidence)) for fact in written]
+    operations += [WriteFact(fact) for fact in written]
     for fact in composed:
         view = with_operations(context.state.overlay.view, operations)
         operations += _recomposed(fact, target, confidence, view, statement, context)
     title = f"UPDATE {len(chosen)} facts"
-    if len(chosen) == 1:
-        title = f"UPDATE {replace(chosen[0], target=target or chosen[0].target)}"
-    return made(statement, title, operations, context, started, mode=_mode(chosen))
+    if chosen.one is not None:
+        one = chosen.one
+        new = target or (one.target if not isinstance(one, OwnFact) else "")
+        title = f"UPDATE {one.entity} —{one.relation}→ {new}"
+    mode = _mode(chosen.inserted) if chosen.inserted else "memit"
+    return made(statement, title, operations, context, started, mode=mode, own=_said(chosen.own))
+
+
+def _rewritten(
+    written: Sequence[WrittenFact],
+    own: Sequence[OwnFact],
+    target: str,
+    confidence: float | None,
+    statement: ast.Update,
+    context: Context,
+) -> list[WrittenFact]:
+    """Written facts, and facts of the model's own, with another target, solved together."""
+    from lql.execute.memit import write
+
+    rows = [Row(fact.entity, fact.relation, target, fact.aliases) for fact in written]
+    rows += [Row(fact.entity, fact.relation, target) for fact in own]
+    if not rows:
+        return []
+    shares = [fact.confidence for fact in written]
+    shares += [1.0 if confidence is None else confidence] * len(own)
+    found = write(rows, Writing(statement.title, statement.span), context)
+    return [replace(fact, confidence=share) for fact, share in zip(found, shares, strict=True)]
 
 
 def _recomposed(

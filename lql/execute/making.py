@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from lql import ast
@@ -16,6 +17,7 @@ from vindex.edits import (
     DropFacts,
     DropFeature,
     FactName,
+    ForgottenFact,
     Operation,
     PutFact,
     PutFeature,
@@ -39,6 +41,7 @@ def made(
     *,
     mode: str = "knn",
     features: Sequence[FeatureRow] = (),
+    own: Mapping[FactName, str] = MappingProxyType({}),
 ) -> EditResult:
     """Measure an edit, compare it with what is required, and make it.
 
@@ -47,6 +50,7 @@ def made(
         started: when the statement began, by ``time.perf_counter``.
         mode: see ``EditResult``.
         features: those that the statement is about.
+        own: what the model itself said of facts that are changed.
 
     Raises:
         LqlRuntimeError: a requirement is not met; nothing was made.
@@ -69,7 +73,7 @@ def made(
         statement=statement.title,
         mode=mode,
         check=check.value.lower(),
-        facts=tuple(_fact_row(change) for change in changes),
+        facts=tuple(_fact_row(change, own) for change in changes),
         features=tuple(features),
         measures=measures,
         probes=probes,
@@ -100,20 +104,30 @@ def changes_of(
                 pass
     old, new = before.composed, after.composed
     names |= {name: None for name in {**old, **new} if old.get(name) != new.get(name)}
-    changes = [Change(before.fact(name), after.fact(name)) for name in names]
+    changes = [_change(name, before, after) for name in names]
     return tuple(each for each in changes if each.before or each.after)
 
 
-def _fact_row(change: Change) -> FactRow:
+def _change(name: FactName, before: EditView, after: EditView) -> Change:
+    """A fact before and after; one that is forgotten was the model's own before."""
+    now = after.saying(name)
+    if isinstance(now, ForgottenFact):
+        return Change(now, None)
+    return Change(before.fact(name), now)
+
+
+def _fact_row(change: Change, own: Mapping[FactName, str]) -> FactRow:
     fact = change.fact
+    before = None if change.before is None else change.before.target
     return FactRow(
         entity=fact.entity,
         relation=fact.relation,
         target=None if change.after is None else change.after.target,
-        replaced=None if change.before is None else change.before.target,
+        replaced=own.get(fact.name, before),
         layer=fact.layer,
         confidence=fact.confidence,
         aliases=fact.aliases,
+        own=fact.name in own,
     )
 
 
@@ -131,6 +145,6 @@ def _size(operation: Operation) -> int:
             return 0
 
 
-def _texts(fact: AnyFact) -> int:
+def _texts(fact: AnyFact | ForgottenFact) -> int:
     texts = (fact.entity, fact.relation, fact.target, *fact.aliases)
     return sum(len(text.encode()) for text in texts)

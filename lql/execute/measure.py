@@ -6,6 +6,7 @@ Success is what the model says, greedily, never the first token alone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
@@ -21,6 +22,7 @@ from lql.errors import LqlNameError, LqlRuntimeError, LqlTypeError
 from lql.names import nearest
 from lql.probes import CONTROLS, canonical, probes_for
 from lql.results.edits import COMPARED_TOKENS, FeatureRow, Measures, ProbeRow
+from vindex.edits import ForgottenFact
 
 if TYPE_CHECKING:
     from lql.inference.knn import FactStore
@@ -39,17 +41,34 @@ _QUICK_FACTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A fact before and after an edit; one of the two may be missing."""
+    """A fact before and after an edit; one of the two may be missing.
 
-    before: AnyFact | None
+    Attributes:
+        before: a ``ForgottenFact`` where it was the model's own, and is no more.
+    """
+
+    before: AnyFact | ForgottenFact | None
     after: AnyFact | None
 
     @property
-    def fact(self) -> AnyFact:
+    def fact(self) -> AnyFact | ForgottenFact:
         """The fact as it is now, or was."""
         fact = self.after or self.before
         assert fact is not None, "a change has a side"
         return fact
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is said of it now, or was: of a fact of the model's own any of its answers."""
+        return self.fact.answers if isinstance(self.fact, ForgottenFact) else (self.fact.target,)
+
+    def is_met(self, said: str) -> bool:
+        """Whether a text says what is so now, and not what is so no more."""
+        if self.after is not None:
+            return begins(said, self.after.target)
+        if isinstance(self.before, ForgottenFact):
+            return not any(mentions(said, answer) for answer in self.before.answers)
+        return not begins(said, self.fact.target)
 
     def row(self) -> ProbeRow:
         """A probe about it, still empty."""
@@ -195,19 +214,21 @@ class _Asker:
 
     def about(self, change: Change, kind: str, prompt: str) -> ProbeRow:
         """A prompt about the fact itself."""
-        fact = change.fact
-        ids = self._after.model.target_ids(fact.target)
-        before, after = self._said(prompt, max(COMPARED_TOKENS, len(ids)))
-        says = begins(after, fact.target)
+        ids = [self._after.model.target_ids(target) for target in change.targets]
+        before, after = self._said(prompt, max(COMPARED_TOKENS, *map(len, ids)))
+
+        def probability(side: Side) -> float:
+            return sum(self._probability(prompt, each, side) for each in ids)
+
         return replace(
             change.row(),
             kind=kind,
             prompt=prompt,
             before=before,
             after=after,
-            probability_before=self._probability(prompt, ids, self._before),
-            probability_after=self._probability(prompt, ids, self._after),
-            ok=not says if change.after is None else says,
+            probability_before=probability(self._before),
+            probability_after=probability(self._after),
+            ok=change.is_met(after),
         )
 
     def neighbour(self, change: Change, entity: str, prompt: str) -> ProbeRow:
@@ -326,6 +347,18 @@ def begins(said: str, target: str) -> bool:
     text, wanted = said.strip(), target.strip()
     rest = text[len(wanted) :]
     return text.startswith(wanted) and not (rest[:1].isalnum() and wanted[-1:].isalnum())
+
+
+def mentions(said: str, answer: str) -> bool:
+    """Whether a text holds an answer as whole words, case aside."""
+    return mentioned(said, answer) is not None
+
+
+def mentioned(said: str, answer: str) -> int | None:
+    """Where a text first holds an answer as whole words, case aside."""
+    folded = re.escape(answer.casefold())
+    found = re.search(rf"(?<!\w){folded}(?!\w)", said.casefold())
+    return None if found is None else found.start()
 
 
 # --------------------------------------------------------------------------- REQUIRE

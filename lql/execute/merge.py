@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lql import ast
@@ -103,7 +103,7 @@ def _into_session(
     source: Vindex, facts: Sequence[Fact], statement: ast.Merge, context: Context
 ) -> tuple[_Merged, str]:
     """An edit like any other: UNDO takes it back, SAVE PATCH writes it."""
-    target = context.vindex(statement.title)
+    target = _without_written(statement, context)
     overlay = context.state.overlay
     merged = _merged(target, overlay.view.facts.values(), source, facts, statement, context)
     if merged.operations:
@@ -119,7 +119,7 @@ def _into_patch(
     context: Context,
 ) -> tuple[_Merged, str]:
     """A patch over the vindex in use."""
-    target = context.vindex(statement.title)
+    target = _without_written(statement, context)
     if into.exists():
         raise TargetExists(f"{into} exists", hint="choose another path", path=into)
     own = context.state.overlay.view.facts.values()
@@ -128,6 +128,19 @@ def _into_patch(
         description = f"Merge: {source.path} into {target.path}"
         write_patch(into, Patch(base_of(target), tuple(merged.operations), description))
     return merged, str(into)
+
+
+def _without_written(statement: ast.Merge, context: Context) -> Vindex:
+    """The vindex in use with its edits, but for the facts that are written into down matrices.
+
+    Those stand over the features' own vectors, whichever these are: else all features of a layer
+    that holds one fact would differ from the source's.
+    """
+    effective = context.vindex(statement.title)
+    view = context.state.overlay.view
+    if not view.written:
+        return effective
+    return context.state.edited_as(replace(view, written={}))
 
 
 def _into_vindex(

@@ -21,6 +21,7 @@ from lql.execute.slots import integer_or, text
 from lql.names import nearest
 from lql.results import Column, Kind, Unit
 from lql.results.table import TableResult
+from lql.span import Span
 from vindex.edits import FactName, fact_name
 from vindex.overlay import Edit
 from vindex.probes import Probe, ProbeAnswer, PutProbe
@@ -60,7 +61,7 @@ def run(statement: ast.Probe, context: Context) -> TableResult:
     top = _top(statement)
     named = _entities(statement)
     held = asking(statement.title, context)
-    relation = _relation(statement, held, context)
+    relation = _asked(statement, held, context)
     questions = Questions.of(relation, held, context)
     known = context.state.overlay.view.probes
     todo = []
@@ -72,7 +73,7 @@ def run(statement: ast.Probe, context: Context) -> TableResult:
     made: list[Probe] = []
     title = f"PROBE {relation.name}"
     try:
-        _ask(todo, questions, top, integer_or(statement.batch, BATCH), made, context)
+        ask(todo, questions, top, integer_or(statement.batch, BATCH), made, context)
     except Cancelled as stopped:
         if not made:
             raise
@@ -121,7 +122,7 @@ def _table(probes: Iterable[Probe]) -> TableResult:
 # --------------------------------------------------------------------------- asking
 
 
-def _ask(
+def ask(
     entities: Sequence[str],
     questions: Questions,
     top: int,
@@ -189,8 +190,8 @@ def _probe(entity: str, relation: Relation, kind: str, top: int, facts: Sequence
 # --------------------------------------------------------------------------- what is asked
 
 
-def _relation(statement: ast.Probe, held: Asking, context: Context) -> Relation:
-    """The relation with its templates: the statement's, else the user's, else the catalogue's.
+def _asked(statement: ast.Probe, held: Asking, context: Context) -> Relation:
+    """The relation with its templates: the statement's, else those that are known.
 
     Raises:
         LqlNameError: there is no template.
@@ -202,6 +203,16 @@ def _relation(statement: ast.Probe, held: Asking, context: Context) -> Relation:
                 Diagnostic(Code.OUT_OF_RANGE, "a relation has a name", span=statement.relation.span)
             )
         return Relation(name, templates_of(statement.templates), {})
+    how = 'TEMPLATE "The capital of {entity} is" says how, for this statement'
+    return known_relation(name, statement.relation.span, held, context, how)
+
+
+def known_relation(name: str, span: Span, held: Asking, context: Context, *helps: str) -> Relation:
+    """A relation that the user defined, or one of the catalogue.
+
+    Raises:
+        LqlNameError: there is none.
+    """
     known = {
         **{each.name: each for each in held.describer.catalogue.relations},
         **context.state.defined,
@@ -214,12 +225,9 @@ def _relation(statement: ast.Probe, held: Asking, context: Context) -> Relation:
         Diagnostic(
             Code.UNKNOWN_QUESTION,
             f'nobody has said how to ask for "{name}"',
-            span=statement.relation.span,
+            span=span,
             suggestions=nearest(name, known),
-            helps=(
-                'TEMPLATE "The capital of {entity} is" says how, for this statement',
-                "DEFINE RELATION says how for the session",
-            ),
+            helps=(*helps, "DEFINE RELATION says how for the session"),
         )
     )
 

@@ -38,7 +38,8 @@ def _said(statement: str, fact: FactRow) -> str:
     was = "" if fact.replaced is None or fact.replaced == fact.target else f", was {fact.replaced}"
     names = f", also called {', '.join(fact.aliases)}" if fact.aliases else ""
     where = f"(layer {fact.layer}{was}{names})"
-    target = "nothing stored" if fact.target is None else fact.target
+    gone = "forgotten" if fact.own else "nothing stored"
+    target = gone if fact.target is None else fact.target
     return printable(f"{statement} {fact.entity} —{fact.relation}→ {target} {where}")
 
 

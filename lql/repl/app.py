@@ -351,6 +351,10 @@ def _replaces_base(script: ast.Script) -> bool:
                     return True
                 case ast.SavePatch() | ast.DiscardPatch():
                     return False
+                case (
+                    ast.CompileVindex(source=ast.Current()) | ast.CompileModel(source=ast.Current())
+                ):
+                    return False
                 case _:
                     pass
     return False

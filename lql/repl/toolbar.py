@@ -28,7 +28,7 @@ class Open:
         loaded: whether the weights are in memory.
         device: where they are, or will be.
         recording: the patch file that BEGIN PATCH named.
-        unsaved: how many edits no patch file holds.
+        unsaved: how many edits no file holds.
     """
 
     name: str
@@ -57,7 +57,7 @@ def opened(session: Session) -> Open | None:
         loaded=session.loaded,
         device=session.device,
         recording=session.overlay.recording,
-        unsaved=len(session.overlay.unsaved),
+        unsaved=len(session.overlay.at_risk),
     )
 
 

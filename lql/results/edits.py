@@ -21,6 +21,7 @@ class FactRow:
         replaced: the stored target before, or ``None`` where no fact stood.
         confidence: what the user said.
         aliases: other names of the entity.
+        own: it was the model's own fact; ``replaced`` is what the model said.
     """
 
     entity: str
@@ -30,6 +31,7 @@ class FactRow:
     layer: int
     confidence: float
     aliases: tuple[str, ...] = ()
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,12 @@ class ProbeRow:
         kind: ``canonical``, ``paraphrase``, ``neighbour``, ``control`` or ``feature``, the last at
             the unrelated prompt where the feature did most; ``fact`` where nothing was measured.
         before, after: what the model says, greedily; ``None`` where it was not asked.
-        probability_before, probability_after: of the target's tokens (canonical, paraphrase); of
-            the token that the feature now writes, or wrote (feature).
+        probability_before, probability_after: of the target's tokens (canonical, paraphrase), or
+            of the answers that a forgotten fact had; of the token that the feature now writes, or
+            wrote (feature).
         divergence: KL of the next token's distribution after from before, in nats (control).
-        ok: the target is said (canonical, paraphrase), the text is as before (neighbour, control).
+        ok: the target is said, or no longer said after a removal (canonical, paraphrase); the text
+            is as before (neighbour, control).
     """
 
     entity: str

@@ -49,7 +49,7 @@ def test_a_script_that_ends_with_unsaved_edits_fails_and_says_so(lql: Lql) -> No
 def test_a_use_that_would_drop_edits_fails(lql: Lql) -> None:
     done = lql("-u", "tiny.vindex", "-e", f'{HUNGARY} USE "chat.vindex";')
     assert done.returncode == 1
-    assert "USE would drop 1 edit that no patch file holds" in done.stderr
+    assert "USE would drop 1 edit that no file holds" in done.stderr
 
 
 def test_a_requirement_that_is_not_met_rolls_back(lql: Lql) -> None:

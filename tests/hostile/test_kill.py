@@ -9,63 +9,18 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.hostile.killing import killed_at, start, steps_of
 from tests.unit.test_extract import arrays_of, make_checkpoint
 from tests.unit.vindex_files import copy_golden, open_and_read
 from vindex.store import open_vindex
 from vindex.verify import verify
 
 KILLS = int(os.environ.get("LQL_KILLS", "5"))
-ROOT = Path(__file__).parents[2]
-
-#: Imports, says so, extracts. With a number, kills itself at the n-th change of the file system:
-#: Python announces each to audit hooks just before it happens.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from vindex import commit
-from vindex.checkpoint import open_checkpoint
-from vindex.extract import extract
-
-source, out, overwrite, number = sys.argv[1:]
-out, number = Path(out), int(number)
-count = 0
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
-
-def step():
-    global count
-    count += 1
-    if count == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def watch(event, arguments):
-    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if event in CHANGES or (writes and str(out.parent) in str(arguments[0])):
-        step()
-
-def stepping(function):
-    def wrapped(*arguments):
-        step()
-        result = function(*arguments)
-        step()
-        return result
-    return wrapped
-
-if number >= 0:
-    sys.addaudithook(watch)
-    commit._renameat2 = stepping(commit._renameat2)
-    os.fsync = stepping(os.fsync)
-print("ready", flush=True)
-with open_checkpoint(source) as checkpoint:
-    extract(checkpoint, out, overwrite=overwrite == "1")
-print(count, flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +28,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes some tenths of a second."""
     changes = {"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 6}
     return make_checkpoint(tmp_path_factory.mktemp("kill") / "s", arrays_of(**changes), **changes)
-
-
-def start(source: Path, out: Path, *, overwrite: bool, number: int = -1) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(source), str(out), str(int(overwrite)), str(number)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 def prepare(tmp_path: Path, overwrite: bool) -> Path:
@@ -114,13 +57,13 @@ def test_killed_at_random_moments(overwrite: bool, source: Path, tmp_path: Path)
     print(f"seed {seed}")
     rng = random.Random(seed)
     out = prepare(tmp_path, overwrite)
-    whole = start(source, tmp_path / "whole", overwrite=False)
+    whole = start("extract", tmp_path, source, tmp_path / "whole", False)
     begin = time.perf_counter()
     assert whole.wait() == 0
     seconds = time.perf_counter() - begin
     killed = 0
     for _ in range(KILLS):
-        process = start(source, out, overwrite=overwrite)
+        process = start("extract", tmp_path, source, out, overwrite)
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
@@ -129,7 +72,7 @@ def test_killed_at_random_moments(overwrite: bool, source: Path, tmp_path: Path)
     print(f"{killed} of {KILLS} killed before they ended")
     assert killed
     # The next extract starts from a clean table and clears away what the dead ones left.
-    assert start(source, out, overwrite=True).wait() == 0
+    assert start("extract", tmp_path, source, out, True).wait() == 0
     assert assert_whole(out, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["v", "whole"]
 
@@ -139,17 +82,13 @@ def test_killed_around_every_step_of_publication(
     overwrite: bool, source: Path, tmp_path: Path
 ) -> None:
     """The last steps one by one, the earlier ones sampled."""
-    counting = start(source, tmp_path / "count", overwrite=False, number=0)
-    assert counting.stdout is not None
-    steps = int(counting.stdout.read())
-    assert counting.wait() == 0
+    steps = steps_of("extract", tmp_path, source, tmp_path / "count", False)
     outcomes = []
     for number in [*range(1, steps - 8, 7), *range(steps - 8, steps + 4)]:
         directory = tmp_path / str(number)
         directory.mkdir()
         out = prepare(directory, overwrite)
-        process = start(source, out, overwrite=overwrite, number=number)
-        code = process.wait()
+        code = killed_at(number, "extract", directory, source, out, overwrite)
         new = assert_whole(out, overwrite)
         outcomes.append((code, new))
     assert outcomes[0] == (-signal.SIGKILL, False)

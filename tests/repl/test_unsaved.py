@@ -17,7 +17,7 @@ def test_leaving_asks_and_no_keeps_the_edits(typing: Typing) -> None:
     out = typing(f"{INSERT}{CTRL_D}n\rSHOW EDITS;\r{CTRL_D}y\r")
 
     assert "INSERT Hungary —capital→ Oslo" in out.split("number", 1)[1]
-    assert "leaving drops 1 edit that no patch file holds" in typing.err.getvalue()
+    assert "leaving drops 1 edit that no file holds" in typing.err.getvalue()
     assert not typing.session.overlay.unsaved
     assert typing.bugs == []
 

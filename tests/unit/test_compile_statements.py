@@ -26,7 +26,9 @@ from vindex.edits import (
     Vector,
     WrittenToken,
 )
+from vindex.overlay import Edit
 from vindex.patch import Patch, base_of, write_patch
+from vindex.probes import FeatureLabel, Probe, PutLabel, PutProbe
 from vindex.store import open_vindex
 from vindex.verify import verify
 
@@ -129,6 +131,43 @@ def load_names(directory: Path) -> list[str]:
 
     with safe_open(directory / "model.safetensors", "pt") as file:
         return list(file.keys())
+
+
+def test_what_is_compiled_is_not_lost(session: Session, vindex: Path, tmp_path: Path) -> None:
+    """USE and quit go on without DISCARD PATCH, until the edits are others than those compiled."""
+    overlay = session.overlay
+    one(session, HUNGARY)
+    one(session, "COMPILE :v INTO VINDEX :out;", v=vindex, out=tmp_path / "other")
+    assert overlay.at_risk == overlay.edits  # it was not these edits that were compiled
+    one(session, "COMPILE CURRENT INTO VINDEX :out;", out=tmp_path / "one")
+    assert (overlay.at_risk, overlay.unsaved) == ((), overlay.edits)  # SAVE PATCH can still write
+    assert session.unsaved_edits("") is None
+    one(session, HUNGARY.replace("Hungary", "Peru"))
+    error = refused(session, "USE :v;", Code.UNSAVED_EDITS, v=vindex)
+    assert error.diagnostic.notes == ("INSERT Hungary —capital→ Oslo", "INSERT Peru —capital→ Oslo")
+    one(session, "UNDO;")
+    assert overlay.at_risk == ()  # the edits that were compiled
+    one(session, HUNGARY.replace("Oslo", "Rome"))
+    one(session, "COMPILE CURRENT INTO VINDEX :out;", out=tmp_path / "two")
+    one(session, "UNDO;")
+    assert len(overlay.at_risk) == 1  # no target holds just the first
+    one(session, "COMPILE CURRENT INTO VINDEX :out;", out=tmp_path / "three")
+    one(session, "BEGIN PATCH :p;", p=tmp_path / "p.vlp")
+    assert len(overlay.at_risk) == 1  # the patch is not written yet
+    one(session, "SAVE PATCH;")
+    one(session, "USE :v;", v=vindex)
+
+
+def test_what_a_target_does_not_hold_is_still_unsaved(session: Session, tmp_path: Path) -> None:
+    overlay = session.overlay
+    label = PutLabel(FeatureLabel(1, 2, "capital"))
+    overlay.commit(Edit("labels", (label,)))
+    overlay.commit(Edit("PROBE", (PutProbe(Probe("France", "capital", "country", (), 1, ())),)))
+    one(session, "DELETE FROM FEATURES WHERE layer = 1 AND feature = 3 CHECK NONE;")
+    one(session, "COMPILE CURRENT INTO MODEL :out;", out=tmp_path / "m")
+    assert [edit.title for edit in overlay.at_risk] == ["labels", "PROBE"]
+    one(session, "COMPILE CURRENT INTO VINDEX :out;", out=tmp_path / "v")
+    assert not overlay.at_risk
 
 
 def test_facts_are_not_dropped_from_a_checkpoint(session: Session, tmp_path: Path) -> None:

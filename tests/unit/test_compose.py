@@ -5,6 +5,7 @@ Every feature of such a model does something, so facts are composed with EVICT.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lql.results.composed import BalanceResult
 from lql.results.edits import EditResult
 from lql.session import Session, connect
 from tests.unit.statements import one, refused
+from vindex.edits import fact_name
 
 IDS = tuple(range(5, 25))
 INSERT = "INSERT INTO EDGES (entity, relation, target) VALUES"
@@ -278,10 +280,46 @@ def test_compact_major_leaves_facts_that_would_do_damage(session: Session) -> No
     edits = session.overlay.edits
     done = one(session, "COMPACT MAJOR WITH LAMBDA = 1e-6;")
     assert [row.ok for row in done.facts] == [False]
-    assert any("its neighbours would change" in note for note in done.meta.notes)
+    (note,) = done.meta.notes
+    assert re.search(r"probability [\d.]+%\), and \d+% of its neighbours would stay", note)
+    assert "COMPACT MAJOR FULL tries several layers" in note
     assert session.overlay.edits == edits
-    assert refused(session, "COMPACT MAJOR FULL;").code is Code.NOT_AVAILABLE_YET
+    full = "COMPACT MAJOR FULL WITH LAMBDA = 0.1;"
+    assert refused(session, full).code is Code.CLAUSE_MISPLACED
     assert refused(session, "COMPACT MAJOR WITH LAMBDA = 0;").code is Code.OUT_OF_RANGE
+
+
+def test_compact_major_full_writes_every_fact_together(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = session.model().logits(IDS)
+    one(session, f"{OSLO} CHECK NONE;")
+    (composed,) = session.overlay.view.composed.values()
+    one(session, f'{INSERT} ("Peru", "capital", "Po") ALIAS "PE" CONFIDENCE 0.5 CHECK NONE;')
+    one(session, f'{INSERT} ("Cuba", "capital", "Rome") MODE MEMIT CHECK NONE;')
+    before = session.overlay.view
+    done = one(session, "COMPACT MAJOR FULL;")
+    assert [row.ok for row in done.facts] == [False] * 3, "random weights do not learn so"
+    ways = [note for note in done.meta.notes if "INSERT … MODE MEMIT AT LAYERS" in note]
+    assert len(ways) == 3
+    assert session.overlay.view is before
+    monkeypatch.setattr(compact, "NEIGHBOURS", 0.0)
+    monkeypatch.setattr(compact, "says", lambda fact, *where: fact.entity != "Cuba")
+    done = one(session, "COMPACT MAJOR FULL;")
+    assert [(row.entity, row.ok) for row in done.facts] == [
+        ("Peru", True), ("Cuba", False), ("Hungary", True),
+    ]  # fmt: skip
+    view = session.overlay.view
+    assert (view.facts, view.composed) == ({}, {})
+    assert all(view.features[slot].off for slot in composed.slots)
+    kept = view.written[fact_name("Cuba", "capital")]
+    assert kept == before.written[fact_name("Cuba", "capital")]
+    peru = view.written[fact_name("Peru", "capital")]
+    assert (peru.confidence, peru.aliases) == (0.5, ("PE",))
+    one(session, "UNDO;")
+    assert session.overlay.view == before
+    one(session, "UNDO 3;")
+    assert np.array_equal(session.model().logits(IDS), base)
 
 
 # --------------------------------------------------------------------------- prompts

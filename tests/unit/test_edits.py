@@ -1,12 +1,7 @@
-"""Edits through the session: facts at work in the model, patches, DIFF, UNDO, REQUIRE.
-
-``LQL_SEQUENCES`` sets how many random sequences of edits are compared (2,000 for a full run).
-"""
+"""Edits through the session: facts at work in the model, patches, DIFF, UNDO, REQUIRE."""
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import warnings
 from pathlib import Path
@@ -17,9 +12,8 @@ import pytest
 
 from lql.codes import Code
 from lql.errors import LqlError
-from lql.results import Result
 from lql.results.browse import DescribeResult
-from lql.results.edits import DiffResult, EditResult, EditsResult, PatchResult
+from lql.results.edits import EditResult, EditsResult, PatchResult
 from lql.results.forward import InferResult
 from lql.session import Session, connect
 from lql.syntax_words import PromptMode
@@ -29,7 +23,7 @@ from vindex.edits import FeatureEdit
 from vindex.store import open_vindex
 
 PROMPT = "The capital of Hungary is"
-SEQUENCES = int(os.environ.get("LQL_SEQUENCES", "4"))
+IDS = tuple(range(5, 25))
 INSERT = "INSERT INTO EDGES (entity, relation, target) VALUES"
 HUNGARY = f'{INSERT} ("Hungary", "capital", "Oslo") CHECK NONE;'
 
@@ -240,120 +234,6 @@ def test_closing_with_unsaved_edits_warns(vindex: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         connect(vindex).close()
-
-
-def edit_at_random(session: Session, rng: random.Random, golden: Path) -> str:
-    entity = rng.choice(["Hungary", "Austria", "Peru", "New York"])
-    relation = rng.choice(["capital", "currency"])
-    target = rng.choice(["Oslo", "Rome", "the river Po"])
-    layer, feature = rng.randint(0, 3), rng.randint(0, 158)
-    return rng.choice(
-        [
-            f'{INSERT} ("{entity}", "{relation}", "{target}") CHECK NONE;',
-            f'DELETE FROM EDGES WHERE entity = "{entity}" CHECK NONE;',
-            f'UPDATE EDGES SET target = "{target}" WHERE relation = "{relation}" CHECK NONE;',
-            f"DELETE FROM FEATURES WHERE layer = {layer} AND feature = {feature} CHECK NONE;",
-            f'UPDATE FEATURES SET target = "{target}" WHERE layer = {layer} '
-            f"AND feature IN ({feature}, {feature + 1}) CHECK NONE;",
-            f'{INSERT} ("{entity}", "{relation}", "Po") MODE COMPOSE EVICT ALPHA 3 CHECK NONE;',
-            "REBALANCE MAX 2;",
-            f'APPLY PATCH "{golden / rng.choice(["knn.vlp", "compose.vlp"])}" FORCE;',
-            f'REMOVE PATCH "{golden / rng.choice(["knn.vlp", "compose.vlp"])}";',
-        ]
-    )
-
-
-def made_at_random(session: Session, seed: int, count: int, golden: Path) -> None:
-    """Run random edits, leaving out those that would be refused."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        statement = edit_at_random(session, rng, golden)
-        file = statement.partition('"')[2].partition('"')[0]
-        applied = file in session.overlay.patches
-        if statement.startswith("APPLY" if applied else "REMOVE"):
-            continue
-        try:
-            session.run(statement)
-        except LqlError as error:
-            # An UPDATE of a composed fact may need more features than are free.
-            if error.code is not Code.NO_FREE_FEATURE:
-                raise
-
-
-IDS = tuple(range(5, 25))
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_undo_of_fifty_random_edits_gives_the_base_bit_for_bit(
-    seed: int, session: Session, data_dir: Path
-) -> None:
-    base, answer = session.model().logits(IDS), infer(session)
-    made_at_random(session, seed, 50, data_dir / "golden/patches")
-    assert session.overlay.depth > 10
-    rng = random.Random(seed)
-    while session.overlay.depth:
-        one(session, "UNDO :n;", n=rng.randint(1, min(9, session.overlay.depth)))
-    assert np.array_equal(session.model().logits(IDS), base)
-    assert infer(session) == answer
-    assert one(session, "SHOW EDITS;").edits == ()
-
-
-@pytest.mark.parametrize("seed", range(SEQUENCES))
-def test_saved_applied_and_diffed_the_edits_are_the_same(
-    seed: int, session: Session, vindex: Path, data_dir: Path, tmp_path: Path
-) -> None:
-    """Browse, INFER, DIFF, SAVE → APPLY and DIFF INTO PATCH → APPLY agree on the model."""
-    made_at_random(session, seed, 12, data_dir / "golden/patches")
-    one(session, HUNGARY)
-    operations = [each for edit in session.overlay.edits for each in edit.operations]
-    view = session.overlay.view
-    effect = _effect(session)
-    differing = one(
-        session,
-        "DIFF :v CURRENT LIMIT 1000000 INTO PATCH :p;",
-        v=str(vindex),
-        p=str(tmp_path / "d.vlp"),
-    )
-    # An edit may write what stood there already: larql's UPDATE changes the text of a token alone.
-    assert {*view.facts} <= _differing(differing) <= {*view.features} | {*view.facts}
-    one(session, "SAVE PATCH :p;", p=str(tmp_path / "s.vlp"))
-    others = [patch for patch in session.overlay.patches if not patch.endswith("s.vlp")]
-    assert operations
-    for files in ([*others, str(tmp_path / "s.vlp")], [str(tmp_path / "d.vlp")]):
-        with connect(vindex) as fresh:
-            for file in files:
-                one(fresh, "APPLY PATCH :p FORCE;", p=file)
-            if len(files) == 1:
-                assert fresh.overlay.view.facts == view.facts
-                assert _effect(fresh) == effect
-            again = one(fresh, "DIFF :v CURRENT LIMIT 1000000;", v=str(vindex))
-            if len(files) == 1:
-                assert _differing(again) == _differing(differing)
-
-
-def _effect(session: Session) -> Any:
-    """What a user can see of the edits, and the logits."""
-    results: list[Result] = session.run(
-        f'INFER "{PROMPT}" TOP 3; DESCRIBE "Hungary"; SHOW FEATURES 1; SHOW FEATURES 2; '
-        'WALK "The capital of France" TOP 3;'
-    )
-    rows = [
-        [
-            {k: v for k, v in row.items() if k not in ("also", "relation")}
-            for row in result.to_rows()
-        ]
-        for result in results
-    ]
-    return rows, session.model().logits(IDS).tobytes()
-
-
-def _differing(result: DiffResult) -> set[Any]:
-    return {
-        (row.layer, row.feature)
-        if row.feature is not None
-        else (str(row.entity).casefold(), str(row.relation).casefold())
-        for row in result.differences
-    }
 
 
 # --------------------------------------------------------------------------- patches

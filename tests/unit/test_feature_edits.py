@@ -127,14 +127,6 @@ def test_many_rows_need_limit_or_all(session: Session, monkeypatch: pytest.Monke
             "DELETE FROM FEATURES WHERE layer = 1 AND feature = 2 REQUIRE controls < 0;",
             Code.NOT_MET,
         ),
-        (
-            'DELETE FROM EDGES WHERE entity = "France" AND relation = "capital";',
-            Code.NOT_AVAILABLE_YET,
-        ),
-        (
-            'UPDATE EDGES SET target = "x" WHERE entity = "France" AND relation = "capital";',
-            Code.NOT_AVAILABLE_YET,
-        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(session: Session, statement: str, code: Code) -> None:

@@ -307,13 +307,16 @@ def test_what_cannot_be_written_changes_nothing(
     assert not session.overlay.edits
 
 
-def test_the_target_of_a_written_fact_is_not_updated(session: Session) -> None:
+def test_a_written_fact_is_updated(session: Session) -> None:
     one(session, HUNGARY)
-    with pytest.raises(LqlError) as caught:
-        session.run('UPDATE EDGES SET target = "Rome" WHERE entity = "Hungary" CHECK NONE;')
-    assert caught.value.code is Code.NOT_AVAILABLE_YET
     one(session, 'UPDATE EDGES SET confidence = 0.5 WHERE entity = "Hungary" CHECK NONE;')
     assert [fact.confidence for fact in written(session)] == [0.5]
+    one(session, 'UPDATE EDGES SET target = "Rome" WHERE entity = "Hungary" CHECK NONE;')
+    assert [(fact.target, fact.confidence) for fact in written(session)] == [("Rome", 0.5)]
+    updated = session.model().logits(IDS)
+    one(session, "UNDO 3;")
+    one(session, HUNGARY.replace("Oslo", "Rome"))
+    assert np.array_equal(session.model().logits(IDS), updated)
 
 
 # --------------------------------------------------------------------------- what shall stay
