@@ -42,7 +42,7 @@ def session(session: Session, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setattr(asking, "catalogue", lambda: parse(SMALL.encode()))
     for name, value in (
         ("inference.facts._LEAST", 0.0),
-        ("inference.facts.WEAK", 0.0),
+        ("inference.facts.WEAK_ANSWER", 0.0),
         ("inference.describing._MARGIN", 0.0),
         ("execute.forgetting._LEAST", 1e-30),
         ("execute.forgetting._MOST", 1e-30),

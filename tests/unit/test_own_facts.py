@@ -73,7 +73,7 @@ def ignorant(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def session(ignorant: Session, monkeypatch: pytest.MonkeyPatch) -> Session:
     """The same, where whatever it says counts as clear."""
     monkeypatch.setattr("lql.inference.facts._LEAST", 0.0)
-    monkeypatch.setattr("lql.inference.facts.WEAK", 0.0)
+    monkeypatch.setattr("lql.inference.facts.WEAK_ANSWER", 0.0)
     monkeypatch.setattr("lql.inference.describing._MARGIN", 0.0)
     for bound in ("_LEAST", "_MOST"):  # everything is improbable here
         monkeypatch.setattr(f"lql.execute.forgetting.{bound}", 1e-30)
