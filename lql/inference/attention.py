@@ -159,28 +159,38 @@ def _mask(start: int, stop: int, first: int, window: int | None) -> Tensor | Non
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
-def attention(
-    x: Tensor, layer: Attention, cache: LayerCache, step: Step, hooks: HeadHooks | None = None
-) -> Tensor:
-    """Attention of the new tokens to themselves and to the cached ones, which they then join.
+def projected(x: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
+    """What attention asks, and what it remembers of the new tokens.
 
     Args:
         x: float32 [T, D], normed.
-        cache: of this layer, or of the earlier one whose keys and values it reads; that one's new
-            tokens have joined it in the same step.
-        hooks: sees what the heads attend to and gather, and may change the latter.
 
     Returns:
-        float32 [T, D], after the output projection; [Q, D] for a step of Q queries.
+        Queries [T, H, S], and keys above values [2K, T, S], if the layer has any; see ``Latent``
+        for layers with latents.
     """
     # Never coarse: keys outlive the step. Rounding q, k and v would double a coarse step's error.
-    projected = layer.qkv(x)
+    rows = layer.qkv(x)
     if layer.latent is None:
-        q, new = _heads(projected, layer, step)
-    else:
-        assert layer.rope is not None, "part of every head turns"
-        q, new = layer.latent.heads(projected, step.rotations[layer.rope][-len(x) :])
-    keys, values = cache.seen if layer.spec.kv_source is not None else cache.append(new)
+        return _heads(rows, layer, step)
+    assert layer.rope is not None, "part of every head turns"
+    return layer.latent.heads(rows, step.rotations[layer.rope][-len(x) :])
+
+
+def gathered(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    layer: Attention,
+    step: Step,
+    hooks: HeadHooks | None = None,
+) -> Tensor:
+    """What attention adds to the residual stream: [T, D], or [Q, D] for a step of Q queries.
+
+    Args:
+        q: of ``projected``.
+        keys, values: what the new tokens can see, themselves included; see ``LayerCache.append``.
+    """
     blocks = step.blocks[layer.spec.window]
     if step.queries is not None:
         q = q[-step.queries :]
@@ -199,7 +209,8 @@ def attention(
             seen = pattern if b is blocks[-1] else None
             parts.append(_attend(q[b.rows], *b.of(keys, values), b, layer, seen))
         y = torch.cat(parts)
-    y = y.float()
+    if step.coarse is not None:
+        y = y.float()
     if layer.latent is not None:
         y = layer.latent.outputs(y)
     if hooks is not None:
@@ -207,27 +218,27 @@ def attention(
     return layer.output(y, step.coarse)
 
 
-def _heads(qkv: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
-    """Queries [T, H, S], and keys above values of the new tokens [2K, T, S], if the layer has any.
-
-    Args:
-        qkv: the projections of x.
-    """
+def _heads(rows: Tensor, layer: Attention, step: Step) -> tuple[Tensor, Tensor]:
+    """The heads of the projections of x; see ``projected``."""
     spec = layer.spec
     heads = spec.heads
     kv_heads = spec.kv_heads if spec.kv_source is None else 0
-    qkv = qkv.view(len(qkv), -1, spec.head_size)  # [T, H + 2K, S]
+    qkv = torch.unflatten(rows, -1, (-1, spec.head_size))  # [T, H + 2K, S]
     if layer.value_lanes is not None:  # before k is normed and rotated
         qkv = torch.cat([qkv, qkv[:, heads:].index_select(-1, layer.value_lanes)], dim=1)
     if layer.v_norm is not None:
-        layer.v_norm.apply_(qkv[:, heads + kv_heads :])
-    qk = qkv[:, : heads + kv_heads]
+        layer.v_norm.apply_(qkv.narrow(1, heads + kv_heads, kv_heads))
+    qk = qkv.narrow(1, 0, heads + kv_heads)
     if layer.qk_norm is not None:
         layer.qk_norm.apply_(qk)
     if layer.rope is not None:
         table = step.rotations[layer.rope]
-        rotate_(qk, table if step.queries is None else table[-len(qk) :])
-    return qkv[:, :heads], qkv[:, heads:].transpose(0, 1)
+        turning = layer.rope.spec.rotary_size
+        rotate_(
+            qk if turning == spec.head_size else qk.narrow(-1, 0, turning),
+            table if step.queries is None else table[-len(qk) :],
+        )
+    return qkv.narrow(1, 0, heads), qkv.narrow(1, heads, 2 * kv_heads).transpose(0, 1)
 
 
 def _attend(
@@ -243,13 +254,13 @@ def _attend(
     ``pattern`` is called with what the last of them attends to, [H, n].
     """
     spec, sinks = layer.spec, layer.sinks
-    count, kv_heads, size = len(q), *k.shape[::2]
+    count, kv_heads = len(q), 1 if layer.latent is not None else spec.kv_heads
+    q = torch.unflatten(q, 1, (kv_heads, -1))  # [B, K, G, S]
     if count == 1 and spec.softcap is None and sinks is None and pattern is None:
         # It sees every key: nothing to mask.
-        q = q.view(1, kv_heads, -1, size)  # [1, K, G, S]
-        return F.scaled_dot_product_attention(q, k[None], v[None], scale=spec.scale).view(1, -1)
-    q = q.view(count, kv_heads, -1, size).permute(1, 2, 0, 3)  # [K, G, B, S]
-    q = q.reshape(kv_heads, -1, size)  # [K, G * B, S]
+        k, v = k.unsqueeze(0), v.unsqueeze(0)
+        return F.scaled_dot_product_attention(q, k, v, scale=spec.scale).view(1, -1)
+    q = q.permute(1, 2, 0, 3).flatten(1, 2)  # [K, G * B, S]
     none = q.new_empty(1)  # added with factor 0, that is, not read
     scores = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=spec.scale)  # [K, G * B, n]
     if spec.softcap is not None:

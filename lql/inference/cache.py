@@ -42,6 +42,7 @@ class LayerCache:
         heads = spec.kv_heads if latent else 2 * spec.kv_heads
         size = spec.head_size if latent is None else latent.rank + spec.turning_size
         self._slots = torch.empty(heads, slots, size, device=device)
+        self._key_slots, self._value_slots = self._parts(self._slots)
         self._held = 0
         self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -70,9 +71,10 @@ class LayerCache:
             self._move_to_front(past)
         start, stop = self._held - past, self._held + count
         if stop <= slots:
-            self._slots[:, self._held : stop] = new
+            self._slots.narrow(1, self._held, count).copy_(new)
             self._held = stop
-            self._seen = self._parts(self._slots[:, start:stop])
+            keys, values = self._key_slots, self._value_slots
+            self._seen = keys.narrow(1, start, stop - start), values.narrow(1, start, stop - start)
         else:
             # More new tokens than slots, so in a sliding layer: most will not be seen again.
             seen = torch.cat([self._slots[:, start : self._held], new], dim=1)

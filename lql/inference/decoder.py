@@ -18,16 +18,20 @@ import torch
 from torch import Tensor
 
 from lql.cancel import CancelToken
-from lql.inference.attention import Attention, Step, attention, query_blocks
-from lql.inference.cache import KvCache, LayerCache
+from lql.inference.attention import Step, query_blocks
+from lql.inference.cache import KvCache
 from lql.inference.feedforward import FeedForward, FeedForwardRule, dense
+from lql.inference.layer import Layer as Layer
+from lql.inference.layer import run
 from lql.inference.linear import Coarse, Linear
 from lql.inference.mixture import Mixture
 from lql.inference.norms import HiddenNorm
 from lql.inference.overlaid import edited
-from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
+from lql.inference.per_layer import PerLayerEmbeddings
 from lql.inference.placement import CPU
+from lql.inference.quantised import EmbeddingLinear
 from lql.inference.rows import is_mapped, torch_view
+from lql.inference.single import SingleLayer, record
 from lql.inference.taps import Hooks, Intervene, PatternObserver
 from lql.inference.taps import Observer as Observer
 from lql.inference.taps import Tap as Tap
@@ -38,30 +42,8 @@ from vindex.source import ModelSource, StoredTensor
 from vindex.spec import ModelSpec
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """Weights of one decoder layer; what the model does not have is ``None``.
-
-    Attributes:
-        per_layer: how a per-layer embedding is added, after the FFN.
-        scalar: float32 [1], factor on the layer's output.
-        parallel: the FFN reads the residual stream that attention reads.
-        residual_multiplier: factor on what attention and FFN add to the residual stream.
-    """
-
-    index: int
-    attn_norm: HiddenNorm | None
-    attention: Attention
-    attn_post_norm: HiddenNorm | None
-    attn_sum_norm: HiddenNorm | None
-    ffn_norm: HiddenNorm | None
-    feed_forward: FeedForward | Mixture
-    ffn_post_norm: HiddenNorm | None
-    ffn_sum_norm: HiddenNorm | None
-    per_layer: PerLayer | None
-    scalar: Tensor | None
-    parallel: bool
-    residual_multiplier: float
+# Cached tokens read one at a time before layers are compiled for that.
+RECORD_AFTER = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +81,8 @@ class Decoder:
         if weights.per_layer is not None:
             self._matrices.append(weights.per_layer.projection)
         self._matrices += weights.projections or ()
+        self._single_tokens = 0
+        self._recorded: Sequence[SingleLayer | None] | None = None
         # No later layer reads the keys of other tokens than those it is run for.
         self._last_keys = max(
             layer.index for layer in weights.layers if layer.attention.spec.kv_source is None
@@ -148,26 +132,38 @@ class Decoder:
         hooks = Hooks.of(observe, intervene, patterns)
         h = self._embed(ids, cache.length, branches)  # [T, D]
         extra = self._per_layer_inputs(ids, h)
-        for layer, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
+        plain = hooks is None and branches is None and coarse is None and feed_forward is dense
+        singles = self._singles() if plain and len(ids) == 1 and cache.length else None
+        for index, (each, layer_cache) in enumerate(
+            zip(self._weights.layers, cache.layers, strict=True)
+        ):
             if cancel is not None:
-                cancel.check(f"layer {layer.index}/{self.spec.num_layers}")
-            if layer.index == self._last_keys and keep is not None and keep < len(ids):
+                cancel.check(f"layer {index}/{self.spec.num_layers}")
+            if index == self._last_keys and keep is not None and keep < len(ids):
                 step = self._kept(step, cache.length + len(ids), keep)
-            h = _layer(h, layer, layer_cache, step, extra, feed_forward, hooks)
+            own = None if extra is None else extra[:, index]
+            single = None if singles is None else singles[index]
+            if single is not None:
+                h = single.run(h, layer_cache, step, own)
+            else:
+                h = run(h, each, layer_cache, step, own, feed_forward, hooks)
         cache.length += len(ids)
         return h
 
-    def logits(self, h: Tensor, *, capped: bool = True) -> Tensor:
+    def logits(self, h: Tensor, *, capped: bool = True, largest: bool = False) -> Tensor:
         """Scores of the next token after rows of the residual stream: [T, D] to [T, V].
 
         Args:
             capped: bent by the model's soft cap, where it has one.
+            largest: only each row's largest must be exact, and which it is; others may be rounded.
         """
         if self._weights.final_norm is not None:
             h = self._weights.final_norm(h)
         if self._weights.projections is not None:
             h = self._weights.projections[1](h)
-        logits = self._weights.head(h)
+        head = self._weights.head
+        choice = largest and len(h) == 1 and isinstance(head, EmbeddingLinear)
+        logits = head.largest(h) if choice else head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap if capped else None
@@ -280,6 +276,17 @@ class Decoder:
         per_layer = self._weights.per_layer
         return None if per_layer is None else per_layer(ids, h)
 
+    def _singles(self) -> Sequence[SingleLayer | None] | None:
+        """The layers compiled for one token, once that will have paid for itself."""
+        if self._recorded is None and torch.is_inference_mode_enabled():
+            self._single_tokens += 1
+            if self._single_tokens >= RECORD_AFTER:
+                ple = self.spec.ple
+                self._recorded = record(
+                    self._weights.layers, self.spec.hidden_size, None if ple is None else ple.size
+                )
+        return self._recorded if torch.is_inference_mode_enabled() else None
+
     def _step(self, start: int, stop: int, length: int | None, coarse: Coarse | None) -> Step:
         step = Step(
             rotations={rope: rope.table(start, stop, length) for rope in self._ropes},
@@ -300,79 +307,6 @@ class Decoder:
             blocks={window: branches.blocks(window) for window in self._windows},
             coarse=None,
         ).on(self.device)
-
-
-def _layer(
-    h: Tensor,
-    layer: Layer,
-    cache: LayerCache,
-    step: Step,
-    extra: Tensor | None,
-    feed_forward: FeedForwardRule,
-    hooks: Hooks | None,
-) -> Tensor:
-    """One layer: the residual stream [T, D] before it to the one after it.
-
-    Where the step is for the last Q queries only, what comes out is [Q, D]. ``extra`` is [T, L, E],
-    every layer's own vectors, where the model has per-layer embeddings.
-    """
-    index = layer.index
-    if hooks is not None:
-        h = hooks.stream(Tap.INPUT, index, h)
-    x = h if layer.attn_norm is None else layer.attn_norm(h)
-    y = attention(x, layer.attention, cache, step, None if hooks is None else hooks.heads(index))
-    if step.queries is not None:
-        h = h[-step.queries :]
-    before = h
-    if layer.attn_post_norm is not None:
-        y = layer.attn_post_norm(y)
-    if layer.residual_multiplier != 1.0:
-        y.mul_(layer.residual_multiplier)
-    if hooks is not None:
-        y = hooks.value(Tap.ATTENTION, index, y)
-    h = h + y
-    if layer.attn_sum_norm is not None:
-        h = _normed(h, layer.attn_sum_norm, Tap.ATTENTION_NORM, index, hooks)
-
-    residual = before if layer.parallel else h
-    x = residual if layer.ffn_norm is None else layer.ffn_norm(residual)
-    if hooks is not None:
-        hooks.see(Tap.FFN_RESIDUAL, index, residual)
-        x = hooks.value(Tap.FFN_INPUT, index, x)
-    if isinstance(layer.feed_forward, Mixture):
-        y = layer.feed_forward(x, residual, feed_forward, step.coarse)
-    else:
-        y = feed_forward(x, layer.feed_forward, step.coarse)
-    if layer.ffn_post_norm is not None:
-        y = layer.ffn_post_norm(y)
-    if layer.residual_multiplier != 1.0:
-        y.mul_(layer.residual_multiplier)
-    if hooks is not None:
-        y = hooks.value(Tap.FFN, index, y)
-    h = h + y
-    if layer.ffn_sum_norm is not None:
-        h = _normed(h, layer.ffn_sum_norm, Tap.FFN_NORM, index, hooks)
-
-    if layer.per_layer is not None:
-        assert extra is not None, "per-layer embeddings are computed for every call"
-        y = layer.per_layer(h, extra[-len(h) :, index])
-        if hooks is not None:
-            y = hooks.value(Tap.PER_LAYER, index, y)
-        h = h + y
-    if layer.scalar is not None:
-        scaled = h * layer.scalar
-        if hooks is not None:
-            hooks.see(Tap.SCALAR, index, scaled - h)
-        h = scaled
-    return h if hooks is None else hooks.stream(Tap.OUTPUT, index, h)
-
-
-def _normed(h: Tensor, norm: HiddenNorm, tap: Tap, layer: int, hooks: Hooks | None) -> Tensor:
-    """The residual stream after a norm that stands on it."""
-    normed = norm(h)
-    if hooks is not None:
-        hooks.see(tap, layer, normed - h)
-    return normed
 
 
 def _matrices(layer: Layer) -> Iterator[Linear]:

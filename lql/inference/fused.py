@@ -32,14 +32,15 @@ def feed_forward(inner: Compiled | None, down: Compiled | None, spec: FfnSpec) -
         return None
     match spec.activation:
         case Activation.SILU:
-            return _composed(_SiluFfn, inner, down)
+            both = _composed(_SiluFfn, inner, down)
         case Activation.GELU_TANH:
-            return _composed(_GeluFfn, inner, down)
+            both = _composed(_GeluFfn, inner, down)
         case _:
             return None
+    return None if both is None else both.module.forward
 
 
-def joined(first: Compiled | None, second: Compiled | None) -> Product | None:
+def joined(first: Compiled | None, second: Compiled | None) -> Compiled | None:
     """Two products with the same input, their results side by side, or ``None``."""
     if first is None or second is None:
         return None
@@ -74,14 +75,13 @@ class _Joined(_Pair):
 
 def _composed(
     kind: Callable[[Any, Any], _Pair], first: Compiled, second: Compiled
-) -> Product | None:
+) -> Compiled | None:
     script = _script(kind, first.template, second.template)
     if script is None:
         return None
     module = copy.copy(script)
     module.first, module.second = first.module, second.module
-    product: Product = module.forward
-    return product
+    return Compiled(module, script)
 
 
 @cache

@@ -133,7 +133,8 @@ class Generation(Iterator[GeneratedToken]):
         if forced is not None:
             self._note(forced)
             return forced, 0.0  # the logarithm of certainty
-        logits = self._decoder.logits(h)[0].cpu()  # [V]
+        greedy = self._sampler is None and self._route is None
+        logits = self._decoder.logits(h, largest=greedy)[0].cpu()  # [V]
         logprobs = logits.log_softmax(0)
         token = int(logits.numpy().argmax())  # torch's takes ten times as long
         if not math.isfinite(float(logprobs[token])):

@@ -31,6 +31,7 @@ from lql.inference import fused, linear
 from lql.inference.linear import Coarse, Compiled, HalfLinear, Linear, Product
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Part, Rows, as_tensor, torch_view
+from lql.inference.shortlist import Shortlist, pays
 from vindex.kinds import StorageDtype
 from vindex.quant import AffineGroups, BlockFormat
 from vindex.source import QuantTensor, StoredTensor
@@ -42,6 +43,7 @@ _TILE = 64  # rows that the kernel lays out together
 _ROW_MULTIPLE = 16  # of rows, which the kernel insists on
 _PACK_ELEMENTS = 1 << 20  # codes spread out in memory at a time while packing
 _F16_SAFE = 1e3  # largest activation for which logits stay far from f16's largest number
+_LIST_AFTER = 16  # generated tokens before their choice gets codes of its own
 _DECODE_ELEMENTS = 1 << 20  # decoded at a time by the fallback
 
 
@@ -83,14 +85,18 @@ class EmbeddingLinear:
     torch's float16 matrix-vector product sums in float32 and rounds the token's vector and the
     logits to 11 bits, a hundredth of what quantisation moves them by. It has no kernel worth the
     name for more tokens; those are rare here, and their products are float32.
+
+    A text that is generated greedily asks for the largest number only; see ``Shortlist``.
     """
 
     kernel = "f16 in place"
     can_be_coarse = False
-    resident_bytes = 0
 
     def __init__(self, stored: StoredTensor, bias: Tensor | None) -> None:
         self._weight = as_tensor(stored)
+        self._stored = stored
+        self._shortlist: Shortlist | None = None
+        self._asked = 0
         self._several = DecodingLinear(Rows([Part(stored)]), bias)
         self._bias = bias
         self.elements = self._several.elements
@@ -101,6 +107,24 @@ class EmbeddingLinear:
             return self._several(x)
         y = F.linear(x.to(torch.float16), self._weight).float()
         return y if self._bias is None else y.add_(self._bias)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The product of one vector [1, C], of which the largest number counts; see ``Shortlist``.
+
+        The codes are made when so many were asked for that more will follow.
+        """
+        if self._shortlist is None:
+            self._asked += 1
+            if self._asked < _LIST_AFTER or self._bias is not None or not pays(self._stored):
+                return self(x)
+            self._shortlist = Shortlist(self._stored)
+        found = self._shortlist(x)
+        return self(x) if found is None else found
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the codes, once there are any; the matrix is mapped."""
+        return 0 if self._shortlist is None else self._shortlist.resident_bytes
 
     def weight(self) -> Tensor:
         """The matrix; see ``Linear``."""
@@ -176,7 +200,11 @@ class JoinedLinear:
         self.elements = sum(part.elements for part in parts)
         self.resident_bytes = sum(part.resident_bytes for part in parts)
         both = [compiled(part) for part in parts]
-        self._product = fused.joined(*both) if len(both) == 2 else None
+        #: All that it does, where that is one compiled product.
+        self.compiled = fused.joined(*both) if len(both) == 2 else None
+        self._product: Product | None = (
+            None if self.compiled is None else self.compiled.module.forward
+        )
 
     def __call__(self, x: Tensor, coarse: Coarse | None = None) -> Tensor:
         """Multiply; see ``Linear``."""
@@ -191,7 +219,8 @@ class JoinedLinear:
 
 def compiled(product: Linear) -> Compiled | None:
     """All that a product does as TorchScript, where it is that."""
-    return product.compiled if isinstance(product, Int4Linear | HalfLinear) else None
+    several = HalfLinear | Int4Linear | JoinedLinear
+    return product.compiled if isinstance(product, several) else None
 
 
 def _runs(rows: Rows) -> list[Rows]:

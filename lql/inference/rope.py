@@ -64,10 +64,9 @@ class Rope:
                 return False
 
 
-def rotate_(heads: Tensor, table: Tensor) -> None:
-    """Rotate ``heads`` [T, N, S] in place by ``table`` [T, 1, R / 2]; lanes from R on stay."""
-    lanes = heads[..., : 2 * table.shape[-1]]
-    pairs = lanes.view(*lanes.shape[:-1], -1, 2)  # [T, N, R / 2, 2]
+def rotate_(lanes: Tensor, table: Tensor) -> None:
+    """Rotate the first R lanes of heads, [T, N, R], in place by ``table`` [T, 1, R / 2]."""
+    pairs = torch.unflatten(lanes, -1, (-1, 2))  # [T, N, R / 2, 2], a view
     torch.view_as_complex(pairs).mul_(table)
 
 

@@ -117,7 +117,7 @@ def test_reordered_lanes_turn_as_the_half_layout_does(rotary_size: int) -> None:
     order = lane_order(spec, 3, 24)
     assert order is not None
     heads = torch.from_numpy(stored.reshape(5, -1)[:, order].reshape(5, 3, 24)).float().contiguous()
-    rotate_(heads, Rope(spec).table(7, 12))
+    rotate_(heads[..., :rotary_size], Rope(spec).table(7, 12))
     angles = by_definition(spec, 12)
     expected = np.array(
         [[half_layout(head, (7 + t) * angles) for head in row] for t, row in enumerate(stored)]
