@@ -119,9 +119,9 @@ class StagedFile:
         return SealedFile(self.size, self._digest.hexdigest())
 
     def sync(self) -> None:
-        """Force the bytes to disk and close the file."""
-        sync_file(self._file.fileno())
-        self._file.close()
+        """Force the bytes to disk and close the file, whether or not that succeeds."""
+        with self._file:
+            sync_file(self._file.fileno())
 
     def abandon(self) -> None:
         """Close the file without caring for its bytes."""

@@ -43,7 +43,13 @@ def by_meaning(select: ast.Select, scope: Scope, context: Context) -> ast.Select
     vindex = context.vindex("SELECT")
     entity = _asked_about(select, vindex)
     known = _known(select, entity, vindex, context)
+    own = {relation.name for relation in known_catalogue().relations} | {*context.state.defined}
     for word in [word for word in words if word not in known]:
+        if word in own:  # it means itself
+            context.note(
+                f'no row has the relation "{word}": PROBE RELATION "{word}" FOR … asks for it'
+            )
+            continue
         meant = _meant(word, known, entity, vindex, context)
         if meant is not None:
             select = replace(select, where=_replaced(select.where, scope, word, meant))

@@ -225,8 +225,6 @@ def test_chat_on_a_model_without_a_template_is_a_missing_capability(lql: Lql) ->
     [
         'USE REMOTE "http://localhost";',
         'USE MODEL "x" AUTO_EXTRACT;',
-        'INFER "x" ROUTE VERIFY COMPARE;',
-        'EXPLAIN WALK "x" WITH ATTENTION;',
         'EXTRACT MODEL "x" INTO "y" RESUME;',
         'EXTRACT MODEL "x" INTO "y" LAYERS 0-1;',
         'EXTRACT MODEL "x" INTO "y" COMPONENTS FFN_GATE;',

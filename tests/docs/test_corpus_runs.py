@@ -46,9 +46,6 @@ NOT_YET = {
         "USE of a vindex on the hub",
         "AUTO_EXTRACT",
         "USE REMOTE",
-        "DELETE of a fact that the model itself holds",
-        "UPDATE of a fact that the model itself holds",
-        "FULL",
         "a patch on the hub",
     )
 }

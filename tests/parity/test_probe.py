@@ -79,8 +79,16 @@ def test_a_word_is_read_as_the_relation_that_means_it(
     assert not probed.query(f'{edges}"{word}" EXACT').rows
 
 
-@pytest.mark.parametrize("word", ["zzz", "idea", "headquarters"])
+@pytest.mark.parametrize("word", ["zzz", "idea"])
 def test_a_word_that_means_none_of_them_is_read_as_none(probed: Session, word: str) -> None:
     found = probed.query(f'SELECT * FROM EDGES WHERE evidence = "probe" AND relation = "{word}"')
     assert not found.rows
     assert any("none is near enough" in note for note in found.meta.notes)
+
+
+def test_a_relation_that_has_no_rows_is_not_read_as_another(probed: Session) -> None:
+    found = probed.query(
+        'SELECT * FROM EDGES WHERE evidence = "probe" AND relation = "headquarters"'
+    )
+    assert not found.rows
+    assert any('PROBE RELATION "headquarters"' in note for note in found.meta.notes)
