@@ -43,7 +43,7 @@ from vindex.spec import ModelSpec
 
 
 # Cached tokens read one at a time before layers are compiled for that.
-RECORD_AFTER = 8
+RECORD_AFTER = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,8 +162,10 @@ class Decoder:
         if self._weights.projections is not None:
             h = self._weights.projections[1](h)
         head = self._weights.head
-        choice = largest and len(h) == 1 and isinstance(head, EmbeddingLinear)
-        logits = head.largest(h) if choice else head(h)
+        if largest and len(h) == 1 and isinstance(head, EmbeddingLinear):
+            logits = head.largest(h)
+        else:
+            logits = head(h)
         if self.spec.logit_divisor != 1.0:
             logits.div_(self.spec.logit_divisor)
         cap = self.spec.logit_softcap if capped else None

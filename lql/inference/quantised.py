@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lql.inference import fused, linear
+from lql.inference import fused, int8, linear
+from lql.inference.int8 import Int8Linear
 from lql.inference.linear import Coarse, Compiled, HalfLinear, Linear, Product
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Part, Rows, as_tensor, torch_view
@@ -56,7 +57,13 @@ def prepare(
         return _prepare_run(rows, bias, dtype, pool)
     starts = np.cumsum([0, *(run.count for run in runs)])
     finishers = [
-        _prepare_run(run, None if bias is None else bias[start : start + run.count], dtype, pool)
+        _prepare_run(
+            run,
+            None if bias is None else bias[start : start + run.count],
+            dtype,
+            pool,
+            joined=True,
+        )
         for run, start in zip(runs, starts[:-1].tolist(), strict=True)
     ]
     return lambda: JoinedLinear([finish() for finish in finishers])
@@ -219,7 +226,7 @@ class JoinedLinear:
 
 def compiled(product: Linear) -> Compiled | None:
     """All that a product does as TorchScript, where it is that."""
-    several = HalfLinear | Int4Linear | JoinedLinear
+    several = HalfLinear | Int4Linear | Int8Linear | JoinedLinear
     return product.compiled if isinstance(product, several) else None
 
 
@@ -240,9 +247,13 @@ def _format(part: Part) -> object:
 
 
 def _prepare_run(
-    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor
+    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor, *, joined: bool = False
 ) -> Callable[[], Linear]:
-    """Start preparing parts of one format."""
+    """Start preparing parts of one format.
+
+    Args:
+        joined: with others, that is, of attention's values.
+    """
     first = rows.parts[0].stored
     if not isinstance(first, QuantTensor):
         return linear.prepare(rows, bias, dtype.resolve(first.dtype), pool)
@@ -250,6 +261,8 @@ def _prepare_run(
         return lambda: DecodingLinear(rows, bias)
     if first.matrix.block_format is BlockFormat.Q4_K and int4_kernel_works():
         return _prepare_int4(rows, bias, pool)
+    if first.matrix.block_format is not BlockFormat.Q4_K and joined and int8.fits(rows):
+        return pool.submit(Int8Linear, rows, bias).result
     if first.matrix.block_format is not BlockFormat.Q4_K and linear.half_kernel_works():
         return linear.prepare(rows, bias, ComputeDtype.F16, pool)
     return lambda: DecodingLinear(rows, bias)

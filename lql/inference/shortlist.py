@@ -1,10 +1,9 @@
 """The most probable token without the whole product: int8 codes choose, exact products decide.
 
-A head is read whole for every token. Its rows as int8 codes are half of what half precision takes,
-and torch multiplies them in half the time, but rounds the token's vector and the products to
-bfloat16. So only the tokens whose rounded products are largest are multiplied exactly, and the
-rounding is bounded: when a token that is not on the list could still be the largest, there is no
-answer, and the caller multiplies them all.
+A head is read whole for every token. As int8 codes its rows are half of what half precision takes,
+and integers are multiplied exactly. What the codes leave out, of the rows and of the token's
+vector, is bounded: only tokens that can still be the most probable are multiplied exactly. Where
+those are many there is no answer, and the caller multiplies them all.
 
 Notation: V rows (tokens), C columns, n on the list.
 """
@@ -13,101 +12,114 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lql.inference.rows import as_tensor
 from vindex.source import StoredTensor
 
-LISTED = 64  # tokens multiplied exactly
+_SHARE = 8  # a list of more than an eighth of all rows saves nothing
 _PAYS_FROM = 1 << 22  # elements of a matrix; a smaller one is in the processor's cache anyway
 _CODE_MAX = 127
 _BLOCK_ELEMENTS = 1 << 18  # converted at a time
-_HALF_STEP = 2.0**-8  # of bfloat16: relative distance of a number to its neighbour, at most
-_SINGLE = 2.0**-23  # the same of float32
+_SINGLE = 2.0**-23  # of float32: relative distance of a number to its neighbour, at most
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class Shortlist:
     """A head's rows as codes.
 
+    Attributes:
+        given, refused: how many products it gave, and how many it did not.
+
     Args:
-        stored: the head [V, C], of at least ``LISTED`` rows.
+        stored: the head [V, C], such that ``pays``.
     """
 
     def __init__(self, stored: StoredTensor) -> None:
         self._weight = as_tensor(stored)
+        self.given = self.refused = 0
         rows, columns = self._weight.shape
         self._codes = torch.empty(rows, columns, dtype=torch.int8)
-        self._scales = torch.empty(rows, dtype=torch.bfloat16)
-        #: float32 [V]: how far a product can be off, before it is rounded, for x of length 1.
-        self._off = torch.empty(rows)
+        #: float32 [V]: of a row's codes.
+        self._scales, self._lengths = torch.empty(rows), torch.empty(rows)
+        #: float32 [V]: from a row to its codes.
+        self._distances = torch.empty(rows)
         step = max(1, _BLOCK_ELEMENTS // columns)
         for start in range(0, rows, step):
-            self._encode(start, min(start + step, rows))
-        self._furthest = float(self._off.max())
+            self._encode(slice(start, start + step))
+        # The exact products are sums of C numbers in any order; as much again for all bounds.
+        self._distances.add_(self._lengths, alpha=4 * columns * _SINGLE)
 
-    def _encode(self, start: int, stop: int) -> None:
-        """Codes for the scale as rounded, so that its rounding costs nothing."""
-        exact = self._weight[start:stop].float()
-        largest = torch.linalg.vector_norm(exact, ord=float("inf"), dim=1)
-        scales = self._scales[start:stop].copy_(largest.div_(_CODE_MAX))
-        scale = scales.float().clamp_min_(torch.finfo(torch.float32).tiny).unsqueeze(1)
-        codes = (exact / scale).round_().clamp_(-_CODE_MAX, _CODE_MAX)
-        self._codes[start:stop] = codes
-        held = codes.mul_(scales.float().unsqueeze(1))
-        lengths = torch.linalg.vector_norm(held, dim=1)
-        # x is rounded too, and C products are summed in any order, with as much again for the
-        # rounding of the bounds.
-        moved = _HALF_STEP / 2 + 2 * exact.shape[1] * _SINGLE
-        apart = torch.linalg.vector_norm(held.sub_(exact), dim=1)
-        self._off[start:stop] = apart.add_(lengths, alpha=moved)
+    def _encode(self, rows: slice) -> None:
+        exact = self._weight[rows].float()
+        codes, scales = _coded(exact)
+        self._codes[rows], self._scales[rows] = codes, scales[:, 0]
+        held = codes.mul_(scales)
+        self._lengths[rows] = torch.linalg.vector_norm(held, dim=1)
+        self._distances[rows] = torch.linalg.vector_norm(held.sub_(exact), dim=1)
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of codes, scales and bounds."""
-        return self._codes.nbytes + self._scales.nbytes + self._off.nbytes
+        """Memory held."""
+        own = (self._codes, self._scales, self._lengths, self._distances)
+        return sum(each.nbytes for each in own)
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The product of one vector, float32 [1, C], of which the largest numbers are exact.
 
         Returns:
-            float32 [1, V]: its largest is the largest of the exact product, and exact up to
-            float32 rounding, as are all on the list; the others are off by at most some 1 %.
-            ``None`` if the largest could be one that is not on the list, or x is not finite.
+            float32 [1, V]: its largest is the exact product's, up to float32 rounding, and so are
+            all that are as large as the codes cannot exclude; the others are as the codes have
+            them. ``None`` if those are too many, or x is not finite.
         """
-        rounded = x.to(torch.bfloat16)
-        product = torch._weight_int8pack_mm(rounded, self._codes, self._scales).float()  # [1, V]
+        codes, scale = _coded(x)
+        product = torch.mul(torch._int_mm(codes.to(torch.int8), self._codes.T), self._scales)
+        product.mul_(scale)  # [1, V]
+        held = codes.mul_(scale)
         size = float(torch.linalg.vector_norm(x))
-        reach = torch.add(product[0], self._off, alpha=size)  # the products are at most that
-        reached, listed = reach.topk(LISTED)
-        exact = torch.mv(self._weight.index_select(0, listed).float(), x[0])  # [n]
-        beyond = float(reached[-1])
-        # A product is at most its rounded value and half a step of that.
-        rounding = _HALF_STEP * (abs(beyond) + self._furthest * size)
-        if not beyond + rounding < float(exact.max()):
+        moved = float(torch.linalg.vector_norm(held.sub_(x)))
+        reach = torch.add(product[0], self._distances, alpha=size)  # no exact product is above
+        reach.add_(self._lengths, alpha=moved)
+        best = int(product.numpy().argmax())
+        least = float(torch.mv(self._weight[best : best + 1].float(), x[0]))
+        listed = np.flatnonzero(reach.numpy() >= least)
+        if not 0 < len(listed) <= len(self._codes) // _SHARE:
+            self.refused += 1
             return None
-        product[0, listed] = exact
+        self.given += 1
+        rows = torch.from_numpy(listed)
+        product[0, rows] = torch.mv(self._weight.index_select(0, rows).float(), x[0])
         return product
 
 
+def _coded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [n, C] as whole numbers in float32 and their scales [n, 1]."""
+    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=1, keepdim=True)
+    scales = largest.div_(_CODE_MAX).clamp_min_(_TINY)
+    return (x / scales).round_(), scales
+
+
 def pays(stored: StoredTensor) -> bool:
-    """Whether a head is large enough for one, on the machine's own processor."""
+    """Whether a head is large enough for one, and this machine fit."""
     rows, columns = stored.shape
-    return rows > LISTED and rows * columns >= _PAYS_FROM and int8_kernel_works()
+    return rows * columns >= _PAYS_FROM and integer_kernel_works()
 
 
 @cache
-def int8_kernel_works() -> bool:
-    """Whether this machine's torch has the int8 product, and it is right.
+def integer_kernel_works() -> bool:
+    """Whether this machine's torch multiplies int8 matrices, and exactly.
 
-    The operator is no part of torch's documented surface. Small integers are exact in bfloat16.
+    The operator is no part of torch's documented surface. Instructions that add pairs of products
+    in 16 bits would show with the largest codes.
     """
-    codes = (torch.arange(24 * 40).view(24, 40) % 11 - 5).to(torch.int8)
-    x = torch.arange(40, dtype=torch.float32).view(1, 40) % 3 - 1
-    scales = torch.tensor([0.5, 1.0, 2.0]).repeat(8).to(torch.bfloat16)
-    expected = (x @ codes.float().T * scales.float()).to(torch.bfloat16)
+    codes = (torch.arange(24 * 96).view(24, 96) % 11 - 5) * 25
+    x = torch.full((1, 96), _CODE_MAX)
+    x[0, ::3] = -_CODE_MAX
+    codes[0] = _CODE_MAX
     try:
-        found = torch._weight_int8pack_mm(x.to(torch.bfloat16), codes, scales)
+        found = torch._int_mm(x.to(torch.int8), codes.to(torch.int8).T)
     except (RuntimeError, AttributeError):  # no such operator, or not on this processor
         return False
-    return torch.equal(found, expected)
+    return torch.equal(found.long(), x @ codes.T)

@@ -156,9 +156,7 @@ def _traced(halves: _Halves, layer: Layer, h: Tensor, own: Tensor | None) -> Any
             # Sizes that become constants, which they are for one token; and that torch deprecates.
             warnings.simplefilter("ignore")
             trace: Any = torch.jit.trace_module
-            traced = trace(
-                halves, {"ask": asked, "answer": answered}, check_trace=False
-            )
+            traced = trace(halves, {"ask": asked, "answer": answered}, check_trace=False)
             # As it comes, its copies would share one set of attributes.
             wrap: Any = torch.jit._recursive.wrap_cpp_module
             return wrap(traced._c)
@@ -212,12 +210,18 @@ def _lifted(value: Any, name: str, parts: dict[str, Any], constants: list[object
         _NotCompiled: it would depend on something else.
     """
     if isinstance(value, Tensor):
+        for other, part in parts.items():
+            if part is value:  # a module may have it once
+                constants.append((name, other))
+                return value
         parts[name] = value
         constants.append((name, value.shape, value.dtype, value.device))
         return value
     if isinstance(value, _STRUCTURES):
         changed = {
-            field.name: _lifted(getattr(value, field.name), f"{name}_{field.name}", parts, constants)
+            field.name: _lifted(
+                getattr(value, field.name), f"{name}_{field.name}", parts, constants
+            )
             for field in dataclasses.fields(value)
             if field.name not in _OWN_NUMBERS and field.name != "fused"
         }

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lql.inference.attention import Attention, Step, attention, query_blocks
+from lql.inference.attention import Attention, Step, gathered, projected, query_blocks
 from lql.inference.cache import LayerCache
 from lql.inference.linear import Coarse, PlainLinear
 from lql.inference.norms import LayerNorm, Norm, ProjectionNorm
@@ -43,7 +43,8 @@ def run(each: Attention, x: torch.Tensor, chunks: list[int]) -> Floats:
             blocks={each.spec.window: query_blocks(start, count, each.spec.window)},
             coarse=None,
         )
-        outputs.append(attention(x[start:stop], each, cache, step))
+        q, new = projected(x[start:stop], each, step)
+        outputs.append(gathered(q, *cache.append(new), each, step))
         start = stop
     return torch.cat(outputs).double().numpy()
 

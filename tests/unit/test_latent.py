@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lql.inference.attention import Attention, Step, attention, query_blocks
+from lql.inference.attention import Attention, Step, gathered, projected, query_blocks
 from lql.inference.cache import LayerCache
 from lql.inference.latent import Latent
 from lql.inference.linear import PlainLinear
@@ -102,7 +102,8 @@ def test_the_small_key_gives_what_expanded_keys_give(
             blocks={None: query_blocks(start, count, None)},
             coarse=None,
         )
-        outputs.append(attention(x[start:stop], each, cache, step))
+        q, new = projected(x[start:stop], each, step)
+        outputs.append(gathered(q, *cache.append(new), each, step))
         start = stop
     found, expected = torch.cat(outputs), expanded(each, x)
     assert float(expected.abs().max()) > 0.5

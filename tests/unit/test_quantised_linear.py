@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lql.inference import linear, quantised
+from lql.inference import int8, linear, quantised
 from lql.inference.linear import Coarse
 from lql.inference.precision import ComputeDtype
 from lql.inference.quantised import EmbeddingLinear, prepare
@@ -129,6 +129,7 @@ def test_without_the_kernels_blocks_are_decoded(
 ) -> None:
     monkeypatch.setattr(quantised, "int4_kernel_works", lambda: False)
     monkeypatch.setattr(linear, "half_kernel_works", lambda: False)
+    monkeypatch.setattr(int8, "kernel_works", lambda: False)
     weight = Rows([part(130, 96, Q4_K, order=True), part(30, 96, Q6_K)])
     x = inputs(3, 96)
     made = prepare(weight, None, ComputeDtype.AUTO, pool)()
