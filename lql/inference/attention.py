@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lql.inference.cache import LayerCache
 from lql.inference.latent import Latent
 from lql.inference.linear import Coarse, Linear
 from lql.inference.norms import HeadNorm, Norm, ProjectionNorm

@@ -41,7 +41,6 @@ from vindex.edits import FeatureEdit, Slot
 from vindex.source import ModelSource, StoredTensor
 from vindex.spec import ModelSpec
 
-
 # Cached tokens read one at a time before layers are compiled for that.
 RECORD_AFTER = 16
 
