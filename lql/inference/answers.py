@@ -162,7 +162,8 @@ class GeneratedToken:
         token_id: its id.
         text: the characters it completes, possibly none. All texts joined are the output; a
             character that several tokens spell comes with the last of them.
-        logprob: natural logarithm of its probability.
+        logprob: natural logarithm of its probability; of a greedy choice from a quantised vindex
+            within some hundredths, since the other tokens' share is summed from rounded logits.
     """
 
     token_id: int

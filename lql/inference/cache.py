@@ -109,8 +109,8 @@ class LayerCache:
     def _parts(self, held: Tensor) -> tuple[Tensor, Tensor]:
         if self._latent is not None:
             return held, held[..., : self._latent]
-        keys, values = held.chunk(2)
-        return keys, values
+        heads = len(held) // 2
+        return held.narrow(0, 0, heads), held.narrow(0, heads, heads)
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""

@@ -3,8 +3,8 @@
 Q4_K is a scale and a minimum per 32 values, which is what torch's int4 kernel multiplies: weights
 take 0.625 bytes each, and one token's product the time it takes to read them. The kernel rounds
 activations, scales and results to bfloat16, an error some thirty times below that of the
-quantisation. Q6_K has no such kernel: those matrices (values and down, whose errors count most)
-become half precision, multiplied in float32.
+quantisation. Q6_K has no such kernel: down matrices, whose errors count most, become half
+precision, multiplied in float32, and attention's values 8-bit codes (see ``int8.py``).
 
 Without the kernel (other processors), or where float32 is asked for, a matrix is decoded block by
 block for every product.

@@ -37,6 +37,7 @@ from vindex.spec import Activation, AttentionSpec, FfnPart
 
 _STRUCTURES = (Layer, Attention, FeedForward, Norm, LayerNorm, ProjectionNorm, PerLayer)
 _CONSTANTS = (AttentionSpec, FfnPart, Activation, Rope, bool, int, float, type(None))
+_OWN_NUMBERS = ("index", "layer")  # of a layer among others, on which nothing that it does depends
 _CHECKED_KEYS = (1, 2, 5)  # cached tokens with which a recording is compared with its functions
 _NO_TENSOR = torch.empty(0)  # for what a model does not have
 
@@ -238,6 +239,3 @@ def _lifted(value: Any, name: str, parts: dict[str, Any], constants: list[object
     parts[name] = product.module
     constants.append((name, product.template))
     return _Called(product.module)
-
-
-_OWN_NUMBERS = ("index", "layer")  # of a layer among others, on which nothing that it does depends
