@@ -67,8 +67,8 @@ class LoadedModel(ModelReader):
     ``logits`` and ``layer_outputs`` never round.
 
     A quantised vindex is exact for its blocks only with ``F32``. Otherwise the int4 kernel rounds
-    activations to bfloat16: over 200 prompts the divergence from the unquantised model is .0163
-    with it and .0165 without on SmolLM2, .0414 both ways on Gemma 3 270M.
+    activations to bfloat16, and attention's values are 8-bit codes: over 200 prompts the divergence
+    from the unquantised model is .0149 with them and .0165 without on SmolLM2.
 
     Args:
         source: stays open as long as the model is used.

@@ -104,6 +104,7 @@ class EmbeddingLinear:
         self._stored = stored
         self._shortlist: Shortlist | None = None
         self._asked = 0
+        self._sizes = torch.zeros(())  # sum of those asked for, [C] from the first on
         self._several = DecodingLinear(Rows([Part(stored)]), bias)
         self._bias = bias
         self.elements = self._several.elements
@@ -122,9 +123,10 @@ class EmbeddingLinear:
         """
         if self._shortlist is None:
             self._asked += 1
+            self._sizes = self._sizes + x[0].abs()
             if self._asked < _LIST_AFTER or self._bias is not None or not pays(self._stored):
                 return self(x)
-            self._shortlist = Shortlist(self._stored)
+            self._shortlist = Shortlist(self._stored, self._sizes / self._asked)
         found = self._shortlist(x)
         return self(x) if found is None else found
 

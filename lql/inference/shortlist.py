@@ -22,6 +22,7 @@ from vindex.source import StoredTensor
 _SHARE = 8  # a list of more than an eighth of all rows saves nothing
 _PAYS_FROM = 1 << 22  # elements of a matrix; a smaller one is in the processor's cache anyway
 _CODE_MAX = 127
+_LEAST = 1e-3  # usual size of a number, of their mean
 _BLOCK_ELEMENTS = 1 << 18  # converted at a time
 _SINGLE = 2.0**-23  # of float32: relative distance of a number to its neighbour, at most
 _TINY = torch.finfo(torch.float32).tiny
@@ -35,10 +36,15 @@ class Shortlist:
 
     Args:
         stored: the head [V, C], such that ``pays``.
+        usual: float32 [C], the usual size of each of x's numbers. A few are far larger than the
+            others, whose codes would say little: x is divided by a root of this before it is
+            rounded, and columns are multiplied with it. The root that leaves the shortest lists,
+            a third, makes them 20 times shorter on SmolLM2.
     """
 
-    def __init__(self, stored: StoredTensor) -> None:
+    def __init__(self, stored: StoredTensor, usual: Tensor) -> None:
         self._weight = as_tensor(stored)
+        self._evening = usual.clamp_min(float(usual.mean()) * _LEAST).pow(1 / 3)
         self.given = self.refused = 0
         rows, columns = self._weight.shape
         self._codes = torch.empty(rows, columns, dtype=torch.int8)
@@ -53,7 +59,7 @@ class Shortlist:
         self._distances.add_(self._lengths, alpha=4 * columns * _SINGLE)
 
     def _encode(self, rows: slice) -> None:
-        exact = self._weight[rows].float()
+        exact = self._weight[rows].float().mul_(self._evening)
         codes, scales = _coded(exact)
         self._codes[rows], self._scales[rows] = codes, scales[:, 0]
         held = codes.mul_(scales)
@@ -74,12 +80,13 @@ class Shortlist:
             all that are as large as the codes cannot exclude; the others are as the codes have
             them. ``None`` if those are too many, or x is not finite.
         """
-        codes, scale = _coded(x)
+        even = x / self._evening
+        codes, scale = _coded(even)
         product = torch.mul(torch._int_mm(codes.to(torch.int8), self._codes.T), self._scales)
         product.mul_(scale)  # [1, V]
         held = codes.mul_(scale)
-        size = float(torch.linalg.vector_norm(x))
-        moved = float(torch.linalg.vector_norm(held.sub_(x)))
+        size = float(torch.linalg.vector_norm(even))
+        moved = float(torch.linalg.vector_norm(held.sub_(even)))
         reach = torch.add(product[0], self._distances, alpha=size)  # no exact product is above
         reach.add_(self._lengths, alpha=moved)
         best = int(product.numpy().argmax())

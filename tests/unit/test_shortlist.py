@@ -14,6 +14,7 @@ from vindex.source import StoredTensor
 
 ROWS, COLUMNS = 4000, 96
 RANDOM = np.random.default_rng(0)
+USUAL = torch.linspace(0.1, 2.0, COLUMNS)
 
 
 def head(rows: int = ROWS, columns: int = COLUMNS, spread: float = 1.0) -> StoredTensor:
@@ -32,7 +33,9 @@ def test_the_largest_is_the_exact_products(outlier: float) -> None:
     if not integer_kernel_works():
         return  # another processor
     stored = head()
-    own = Shortlist(stored)
+    usual = USUAL.clone()
+    usual[5] *= outlier
+    own = Shortlist(stored, usual)
     for _ in range(200):
         x = torch.from_numpy(RANDOM.standard_normal((1, COLUMNS), dtype=np.float32))
         x[0, 5] *= outlier
@@ -58,7 +61,7 @@ def test_near_ties_are_decided_exactly() -> None:
     stored = StoredTensor("head", StorageDtype.F16, values)
     x = torch.from_numpy(direction.astype(np.float32))[None]
     x[0, 3] = abs(x[0, 3]) + 1
-    found = Shortlist(stored)(x)
+    found = Shortlist(stored, USUAL)(x)
     assert found is not None
     assert int(found.argmax()) == exactly(stored, x).argmax()
     assert int(found.argmax()) == 31
@@ -68,7 +71,7 @@ def test_too_many_candidates_are_no_answer() -> None:
     if not integer_kernel_works():
         return  # another processor
     same = np.repeat(RANDOM.standard_normal((1, COLUMNS)), ROWS, axis=0).astype(np.float16)
-    own = Shortlist(StoredTensor("head", StorageDtype.F16, same))
+    own = Shortlist(StoredTensor("head", StorageDtype.F16, same), USUAL)
     assert own(torch.from_numpy(same[:1].astype(np.float32))) is None
     assert own.refused == 1
 
@@ -79,7 +82,7 @@ def test_what_is_not_finite_is_no_answer(value: float) -> None:
         return  # another processor
     x = torch.ones(1, COLUMNS)
     x[0, 7] = value
-    assert Shortlist(head())(x) is None
+    assert Shortlist(head(), USUAL)(x) is None
 
 
 def test_rows_and_vectors_of_zeros() -> None:
@@ -87,10 +90,10 @@ def test_rows_and_vectors_of_zeros() -> None:
         return  # another processor
     stored = head()
     stored.array[17] = 0.0
-    found = Shortlist(stored)(torch.ones(1, COLUMNS))
+    found = Shortlist(stored, USUAL)(torch.ones(1, COLUMNS))
     assert found is not None
     assert int(found.argmax()) == exactly(stored, torch.ones(1, COLUMNS)).argmax()
-    assert Shortlist(stored)(torch.zeros(1, COLUMNS)) is None  # all are the largest
+    assert Shortlist(stored, USUAL)(torch.zeros(1, COLUMNS)) is None  # all are the largest
 
 
 def test_a_head_makes_codes_once_many_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
