@@ -3,8 +3,8 @@
 Q4_K is a scale and a minimum per 32 values, which is what torch's int4 kernel multiplies: weights
 take 0.625 bytes each, and one token's product the time it takes to read them. The kernel rounds
 activations, scales and results to bfloat16, an error some thirty times below that of the
-quantisation. Q6_K has no such kernel: down matrices, whose errors count most, become half
-precision, multiplied in float32, and attention's values 8-bit codes (see ``int8.py``).
+quantisation. Q6_K has no such kernel: down matrices and attention's values become 8-bit codes (see
+``int8.py``), or half precision where codes would move them too far.
 
 Without the kernel (other processors), or where float32 is asked for, a matrix is decoded block by
 block for every product.
@@ -45,6 +45,7 @@ _ROW_MULTIPLE = 16  # of rows, which the kernel insists on
 _PACK_ELEMENTS = 1 << 20  # codes spread out in memory at a time while packing
 _F16_SAFE = 1e3  # largest activation for which logits stay far from f16's largest number
 _LIST_AFTER = 16  # generated tokens before their choice gets codes of its own
+_MOST_MOVED = 0.01  # by codes, of a matrix's size; half of what Q6_K has moved it by
 _DECODE_ELEMENTS = 1 << 20  # decoded at a time by the fallback
 
 
@@ -263,11 +264,29 @@ def _prepare_run(
         return lambda: DecodingLinear(rows, bias)
     if first.matrix.block_format is BlockFormat.Q4_K and int4_kernel_works():
         return _prepare_int4(rows, bias, pool)
-    if first.matrix.block_format is not BlockFormat.Q4_K and joined and int8.fits(rows):
-        return pool.submit(Int8Linear, rows, bias).result
-    if first.matrix.block_format is not BlockFormat.Q4_K and linear.half_kernel_works():
-        return linear.prepare(rows, bias, ComputeDtype.F16, pool)
+    if first.matrix.block_format is not BlockFormat.Q4_K:
+        return _prepare_finer(rows, bias, pool, joined=joined)
     return lambda: DecodingLinear(rows, bias)
+
+
+def _prepare_finer(
+    rows: Rows, bias: Tensor | None, pool: Executor, *, joined: bool
+) -> Callable[[], Linear]:
+    """Start preparing a matrix of more than four bits."""
+    half = linear.half_kernel_works()
+    if not int8.fits(rows):
+        if half:
+            return linear.prepare(rows, bias, ComputeDtype.F16, pool)
+        return lambda: DecodingLinear(rows, bias)
+    coding = pool.submit(Int8Linear, rows, bias)
+
+    def finish() -> Linear:
+        coded = coding.result()
+        if joined or coded.moved <= _MOST_MOVED or not half:
+            return coded
+        return linear.prepare(rows, bias, ComputeDtype.F16, pool)()
+
+    return finish
 
 
 def _prepare_int4(rows: Rows, bias: Tensor | None, pool: Executor) -> Callable[[], Linear]:

@@ -424,6 +424,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, help="only so many of the half")
     parser.add_argument("--controls", type=int, default=200)
     parser.add_argument("--unrelated", action="store_true", help="500 prompts, all facts at once")
+    parser.add_argument("--tokens", type=int, default=1, help="of each unrelated prompt's text")
     parser.add_argument("--searched", type=Path, help="a file of ours that keeps MEMIT's searches")
     parser.add_argument("--layers", type=int, nargs="*")
     parser.add_argument("--no-probabilities", action="store_true")
@@ -463,8 +464,8 @@ def main() -> None:
         if options.unrelated:
             by_statement(bench, cases(), options.mode.upper())
             asked = unrelated()
-            # One token each: six of 500 prompts with stored facts, one by one, take minutes.
-            after, before = Asker(session.model()).said(asked, 1), bench.before(asked, 1)
+            asker = Asker(session.model())
+            after, before = (one(asked, options.tokens) for one in (asker.said, bench.before))
             told = zip(asked, after, before, strict=True)
             changed = [prompt for prompt, new, old in told if new.ids != old.ids]
             print(f"100 facts change {len(changed)} of {len(asked)} unrelated prompts", changed[:5])

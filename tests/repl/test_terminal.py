@@ -361,7 +361,7 @@ def test_the_pager_shows_what_does_not_fit_and_only_that(
     assert terminal.screen.text.count("PAGED") == 0
 
 
-# A handler of Python's would wait for the next key if the signal came just before the process slept.
+# A handler in Python may have to wait for the next key: where the signal comes as reading begins.
 WAITING = """
 import signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

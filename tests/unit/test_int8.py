@@ -40,6 +40,26 @@ def test_products_are_those_of_the_weights_nearly(tokens: int, biased: bool) -> 
     assert float(error[:, 5].max()) < 0.01  # zeros stay zeros
 
 
+def test_how_far_codes_are_is_told() -> None:
+    if not int8.kernel_works():
+        return  # another processor
+    values = RANDOM.standard_normal((ROWS, COLUMNS), dtype=np.float32)
+    told = []
+    for largest in (3, 300):
+        values[:, 0] = largest
+        own = Rows([Part(StoredTensor("w", StorageDtype.F32, values))])
+        made = Int8Linear(own, None)
+        held = made(torch.eye(COLUMNS)).T  # of one number each: no sum is rounded
+        assert made.moved == pytest.approx(
+            float((held - own.single()).norm() / own.single().norm()), rel=0.2
+        )
+        told.append(made.moved)
+    assert told[0] < 0.01
+    assert (
+        Int8Linear(Rows([Part(StoredTensor("w", StorageDtype.F32, values * 0))]), None).moved == 0
+    )
+
+
 def test_only_the_whole_of_it_is_compiled() -> None:
     if not int8.kernel_works():
         return  # another processor

@@ -69,8 +69,8 @@ def test_the_kernels_are_here() -> None:
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize(
     ("block_format", "kernel", "within"),
-    [(Q4_K, "int4", BF16_WITHIN), (Q6_K, "f16", F16_WITHIN)],
-    ids=["Q4_K", "Q6_K"],
+    [(Q4_K, "int4", BF16_WITHIN), (Q6_K, "int8", BF16_WITHIN), (Q6_K, "f16", F16_WITHIN)],
+    ids=["Q4_K", "Q6_K", "Q6_K in half precision"],
 )
 def test_every_size(
     rows: int,
@@ -80,7 +80,12 @@ def test_every_size(
     kernel: str,
     within: float,
     pool: Executor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if kernel == "f16":
+        monkeypatch.setattr(int8, "kernel_works", lambda: False)
+    elif kernel == "int8" and cols % 32:
+        kernel = "f16"  # whose kernel takes every number of columns
     weight = Rows([part(rows, cols, block_format, order=True)])
     bias = torch.arange(rows, dtype=torch.float32)
     x = inputs(tokens, cols)
@@ -88,6 +93,19 @@ def test_every_size(
     assert kernel in made.kernel
     assert made.elements == rows * cols
     assert error(made(x), expected(weight, x, bias)) <= within
+
+
+def test_what_codes_would_move_too_far_is_half_precision(pool: Executor) -> None:
+    """One large weight in a row leaves the codes of the others few values."""
+    values = np.random.default_rng(0).standard_normal((32, 256)).astype(np.float32)
+    x = inputs(1, 256)
+    for largest, kernel, within in ((4.0, "int8", BF16_WITHIN), (60.0, "f16", F16_WITHIN)):
+        values[:16, 7] = largest
+        matrix = QuantMatrix(Q6_K, 32, 256, encode_rows(values, Q6_K))
+        weight = Rows([Part(QuantTensor("w", matrix))])
+        made = prepare(weight, None, ComputeDtype.AUTO, pool)()
+        assert kernel in made.kernel
+        assert error(made(x), expected(weight, x, None)) <= within
 
 
 def test_parts_of_several_formats_keep_their_order(pool: Executor) -> None:
