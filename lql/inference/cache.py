@@ -17,6 +17,30 @@ from vindex.spec import AttentionSpec, ModelSpec
 _SLACK = 64
 
 
+def placed(slots: Tensor, new: Tensor, first: int, held: int) -> tuple[Tensor, Tensor]:
+    """Put new tokens behind those held; what one of them can see.
+
+    Compiled for single tokens; see ``single.py``.
+
+    Args:
+        slots: [2K, slots, S], keys above values.
+        new: [2K, T, S].
+        first: of the slots that a new token can see.
+
+    Returns:
+        Keys and values [K, held + T - first, S], views.
+    """
+    count = new.shape[1]
+    slots.narrow(1, held, count).copy_(new)
+    return keys_and_values(slots.narrow(1, first, held + count - first))
+
+
+def keys_and_values(both: Tensor) -> tuple[Tensor, Tensor]:
+    """The halves of keys above values, as views that gradients can pass."""
+    heads = both.shape[0] // 2
+    return both.narrow(0, 0, heads), both.narrow(0, heads, heads)
+
+
 class LayerCache:
     """Keys (after rope) and values of one layer, in order of position.
 
@@ -42,8 +66,8 @@ class LayerCache:
         heads = spec.kv_heads if latent else 2 * spec.kv_heads
         size = spec.head_size if latent is None else latent.rank + spec.turning_size
         self._slots = torch.empty(heads, slots, size, device=device)
-        self._key_slots, self._value_slots = self._parts(self._slots)
         self._held = 0
+        self._first = 0  # of the slots that the last tokens could see
         self._length = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
@@ -66,28 +90,47 @@ class LayerCache:
         """
         count, slots = new.shape[1], self._slots.shape[1]
         past = min(self._held, self._reach)
-        self._length += count
         if self._held + count > slots:
             self._move_to_front(past)
         start, stop = self._held - past, self._held + count
         if stop <= slots:
-            self._slots.narrow(1, self._held, count).copy_(new)
-            self._held = stop
-            keys, values = self._key_slots, self._value_slots
-            self._seen = keys.narrow(1, start, stop - start), values.narrow(1, start, stop - start)
-        else:
-            # More new tokens than slots, so in a sliding layer: most will not be seen again.
-            seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
-            self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
-            self._held = self._reach
-            self._seen = self._parts(seen)
+            held = self._held
+            self._take_place(start, stop, count)
+            if self._latent is None:
+                return placed(self._slots, new, start, held)
+            self._slots.narrow(1, held, count).copy_(new)
+            return self.seen
+        # More new tokens than slots, so in a sliding layer: most will not be seen again.
+        seen = torch.cat([self._slots[:, start : self._held], new], dim=1)
+        self._slots[:, : self._reach] = seen[:, seen.shape[1] - self._reach :]
+        self._take_place(0, self._reach, count)
+        self._seen = self._parts(seen)
         return self._seen
+
+    def place_for_one(self) -> tuple[Tensor, int, int]:
+        """Count one token more, for whose keys and values the caller calls ``placed``.
+
+        Returns:
+            What that takes: the slots, where what the token sees begins, and where it is put.
+        """
+        past = min(self._held, self._reach)
+        if self._held == self._slots.shape[1]:
+            self._move_to_front(past)
+        held = self._held
+        self._take_place(held - past, held + 1, 1)
+        return self._slots, held - past, held
+
+    def _take_place(self, first: int, held: int, count: int) -> None:
+        self._first, self._held = first, held
+        self._length += count
+        self._seen = None
 
     @property
     def seen(self) -> tuple[Tensor, Tensor]:
         """What the last ``append`` returned, for later layers that read this layer's keys."""
-        assert self._seen is not None, "the layer whose keys are read runs first"
-        return self._seen
+        if self._seen is not None:
+            return self._seen
+        return self._parts(self._slots.narrow(1, self._first, self._held - self._first))
 
     def can_end_at(self, length: int) -> bool:
         """Whether ``end_at`` would leave everything that the token after it can see."""
@@ -109,8 +152,7 @@ class LayerCache:
     def _parts(self, held: Tensor) -> tuple[Tensor, Tensor]:
         if self._latent is not None:
             return held, held[..., : self._latent]
-        heads = len(held) // 2
-        return held.narrow(0, 0, heads), held.narrow(0, heads, heads)
+        return keys_and_values(held)
 
     def _move_to_front(self, count: int) -> None:
         """Keep only the last ``count`` positions, in the first slots."""

@@ -3,8 +3,10 @@
 A token's products are so short that half of its time would go to what stands between them: a
 thousand calls from Python to torch. So once a text is being generated, ``ask`` and ``answer`` of
 ``layer.py`` are recorded for one token by torch's tracer: the same operators on the same numbers,
-to the bit. Nothing is written a second time here. What a recording would not repeat is left to the
-functions themselves: experts, latents, edited matrices, other devices, and whoever watches.
+to the bit. What stands between the two, a token's place in the cache, is compiled from its source,
+and a layer is one call. Nothing is written a second time here. What a recording would not repeat is
+left to the functions themselves: experts, latents, edited matrices, other devices, and whoever
+watches.
 
 One recording serves all layers that differ in nothing but the numbers in their tensors. Each layer
 must give what the functions give before it is used.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +27,9 @@ import torch
 from torch import Tensor
 
 from lql.inference.attention import Attention, Step, query_blocks
-from lql.inference.cache import LayerCache
+from lql.inference.cache import LayerCache, placed
 from lql.inference.feedforward import FeedForward, dense
-from lql.inference.layer import Layer, answer, ask, seen
+from lql.inference.layer import Layer, answer, ask, run
 from lql.inference.linear import Coarse
 from lql.inference.norms import LayerNorm, Norm, ProjectionNorm
 from lql.inference.per_layer import PerLayer
@@ -47,20 +49,20 @@ class SingleLayer:
     """A layer recorded for one token.
 
     Attributes:
-        ask: takes h and the rotations; see ``layer.ask``.
-        answer: takes h, q, keys, values and the per-layer embedding; see ``layer.answer``.
+        module: a ``_Storing`` of it, or a ``_Sharing`` where it reads the keys of another.
     """
 
     layer: Layer
-    ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    answer: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    module: Any
 
     def run(self, h: Tensor, cache: LayerCache, step: Step, own: Tensor | None) -> Tensor:
         """What ``layer.run`` gives for one token that nobody watches."""
-        rope = self.layer.attention.rope
-        q, new = self.ask(h, _NO_TENSOR if rope is None else step.rotations[rope])
-        keys, values = seen(self.layer, cache, new)
-        return self.answer(h, q, keys, values, _given(own))
+        attention = self.layer.attention
+        table = _NO_TENSOR if attention.rope is None else step.rotations[attention.rope]
+        shared = attention.spec.kv_source is not None
+        held = cache.seen if shared else cache.place_for_one()
+        after: Tensor = self.module(h, table, _given(own), *held)
+        return after
 
 
 @torch.inference_mode()
@@ -100,6 +102,37 @@ class _Called:
         assert coarse is None, "one token is exact"
         y: Tensor = self._module(x)
         return y
+
+
+class _Storing(torch.nn.Module):
+    """A layer whose token joins the cache; see ``layer.run``."""
+
+    def __init__(self, halves: Any) -> None:
+        super().__init__()
+        self.halves = halves
+
+    def forward(
+        self, h: Tensor, table: Tensor, own: Tensor, slots: Tensor, first: int, held: int
+    ) -> Tensor:
+        q, new = self.halves.ask(h, table)
+        keys, values = placed(slots, new, first, held)
+        after: Tensor = self.halves.answer(h, q, keys, values, own)
+        return after
+
+
+class _Sharing(torch.nn.Module):
+    """A layer that reads the keys of an earlier one."""
+
+    def __init__(self, halves: Any) -> None:
+        super().__init__()
+        self.halves = halves
+
+    def forward(
+        self, h: Tensor, table: Tensor, own: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        q, _ = self.halves.ask(h, table)
+        after: Tensor = self.halves.answer(h, q, keys, values, own)
+        return after
 
 
 class _Halves(torch.nn.Module):
@@ -142,14 +175,15 @@ def _recorded(
         recordings[key] = _traced(_Halves(lifted, parts), layer, h, own)
     if recordings[key] is None:
         return None
-    module = copy.copy(recordings[key])  # copies share the code
+    whole, halves = map(copy.copy, recordings[key])  # copies share the code
     for name, part in parts.items():
-        setattr(module, name, part)
-    return SingleLayer(layer, module.ask, module.answer)
+        setattr(halves, name, part)
+    whole.halves = halves
+    return SingleLayer(layer, whole)
 
 
-def _traced(halves: _Halves, layer: Layer, h: Tensor, own: Tensor | None) -> Any:
-    """A recording, or ``None`` where torch no longer makes one."""
+def _traced(halves: _Halves, layer: Layer, h: Tensor, own: Tensor | None) -> tuple[Any, Any] | None:
+    """A recording, whole and of the halves, or ``None`` where torch no longer makes one."""
     asked = h, _table(layer, 0)
     answered = h, *_answer_inputs(layer, h, 1), _given(own)
     try:
@@ -160,8 +194,11 @@ def _traced(halves: _Halves, layer: Layer, h: Tensor, own: Tensor | None) -> Any
             traced = trace(halves, {"ask": asked, "answer": answered}, check_trace=False)
             # As it comes, its copies would share one set of attributes.
             wrap: Any = torch.jit._recursive.wrap_cpp_module
-            return wrap(traced._c)
-    except (RuntimeError, AttributeError):
+            recorded = wrap(traced._c)
+            shared = layer.attention.spec.kv_source is not None
+            script: Any = torch.jit.script
+            return script((_Sharing if shared else _Storing)(recorded)), recorded
+    except (RuntimeError, OSError, AttributeError):  # OSError: the source is not to be had
         return None
 
 
@@ -170,12 +207,17 @@ def _is_right(single: SingleLayer, h: Tensor, own: Tensor | None) -> bool:
     layer = single.layer
     rope = layer.attention.rope
     for count in _CHECKED_KEYS:
-        table = _table(layer, count)
-        step = _step(layer, {} if rope is None else {rope: table})
-        q, keys, values = _answer_inputs(layer, h, count)
-        expected = *ask(h, layer, step), answer(h, q, keys, values, own, layer, step, dense, None)
-        found = *single.ask(h, table), single.answer(h, q, keys, values, _given(own))
-        if not all(map(torch.equal, found, expected)):
+        step = _step(layer, {} if rope is None else {rope: _table(layer, count)})
+        caches = [LayerCache(layer.attention.spec, count) for _ in range(2)]
+        _, keys, values = _answer_inputs(layer, h, count)
+        both = torch.cat([keys, values])
+        shared = layer.attention.spec.kv_source is not None
+        for cache in caches:
+            cache.append(both if shared else both[:, 1:])
+        found = single.run(h, caches[0], step, own)
+        expected = run(h, layer, caches[1], step, own, dense, None)
+        both_seen = zip(caches[0].seen, caches[1].seen, strict=True)
+        if not torch.equal(found, expected) or not all(torch.equal(*seen) for seen in both_seen):
             return False
     return True
 
