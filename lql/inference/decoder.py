@@ -132,7 +132,7 @@ class Decoder:
         h = self._embed(ids, cache.length, branches)  # [T, D]
         extra = self._per_layer_inputs(ids, h)
         plain = hooks is None and branches is None and coarse is None and feed_forward is dense
-        singles = self._singles() if plain and len(ids) == 1 and cache.length else None
+        singles = self._singles() if plain and len(ids) == 1 else None
         for index, (each, layer_cache) in enumerate(
             zip(self._weights.layers, cache.layers, strict=True)
         ):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,11 @@ class SingleLayer:
     """A layer recorded for one token.
 
     Attributes:
-        module: a ``_Storing`` of it, or a ``_Sharing`` where it reads the keys of another.
+        compiled: what a ``_Storing`` of it does, or a ``_Sharing`` where it reads another's keys.
     """
 
     layer: Layer
-    module: Any
+    compiled: Callable[..., Tensor]
 
     def run(self, h: Tensor, cache: LayerCache, step: Step, own: Tensor | None) -> Tensor:
         """What ``layer.run`` gives for one token that nobody watches."""
@@ -61,8 +61,7 @@ class SingleLayer:
         table = _NO_TENSOR if attention.rope is None else step.rotations[attention.rope]
         shared = attention.spec.kv_source is not None
         held = cache.seen if shared else cache.place_for_one()
-        after: Tensor = self.module(h, table, _given(own), *held)
-        return after
+        return self.compiled(h, table, _given(own), *held)
 
 
 @torch.inference_mode()
@@ -179,7 +178,7 @@ def _recorded(
     for name, part in parts.items():
         setattr(halves, name, part)
     whole.halves = halves
-    return SingleLayer(layer, whole)
+    return SingleLayer(layer, whole.forward)
 
 
 def _traced(halves: _Halves, layer: Layer, h: Tensor, own: Tensor | None) -> tuple[Any, Any] | None:
