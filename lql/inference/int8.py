@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lql.inference.linear import Coarse, Compiled
+from lql.inference.pages import Pages
 from lql.inference.rows import Rows, torch_view
 
 _CODE_MAX = 127
@@ -35,13 +36,14 @@ class Int8Linear:
     Args:
         rows: the matrix as stored, such that ``fits``.
         bias: float32 [N], or ``None``.
+        pages: where the codes are put.
     """
 
     kernel = "int8 weights, bf16 activations"
 
-    def __init__(self, rows: Rows, bias: Tensor | None) -> None:
-        codes = torch.empty(rows.count, rows.columns, dtype=torch.int8)
-        scales = torch.empty(rows.count, dtype=torch.bfloat16)
+    def __init__(self, rows: Rows, bias: Tensor | None, pages: Pages) -> None:
+        codes = pages.empty((rows.count, rows.columns), torch.int8)
+        scales = pages.empty((rows.count,), torch.bfloat16)
         step = max(1, _BLOCK_ELEMENTS // rows.columns)
         size = distance = 0.0
         for start in range(0, rows.count, step):

@@ -30,6 +30,7 @@ from torch import Tensor
 from lql.inference import fused, int8, linear
 from lql.inference.int8 import Int8Linear
 from lql.inference.linear import Coarse, Compiled, HalfLinear, Linear, Product
+from lql.inference.pages import Pages
 from lql.inference.precision import ComputeDtype
 from lql.inference.rows import Part, Rows, as_tensor, torch_view
 from lql.inference.shortlist import Shortlist, pays
@@ -50,12 +51,16 @@ _DECODE_ELEMENTS = 1 << 20  # decoded at a time by the fallback
 
 
 def prepare(
-    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor
+    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor, pages: Pages
 ) -> Callable[[], Linear]:
-    """Start preparing matrices of which one or more are quantised; see ``linear.prepare``."""
+    """Start preparing matrices of which one or more are quantised; see ``linear.prepare``.
+
+    Args:
+        pages: where what they become is put.
+    """
     runs = list(_runs(rows))
     if len(runs) == 1:
-        return _prepare_run(rows, bias, dtype, pool)
+        return _prepare_run(rows, bias, dtype, pool, pages)
     starts = np.cumsum([0, *(run.count for run in runs)])
     finishers = [
         _prepare_run(
@@ -63,6 +68,7 @@ def prepare(
             None if bias is None else bias[start : start + run.count],
             dtype,
             pool,
+            pages,
             joined=True,
         )
         for run, start in zip(runs, starts[:-1].tolist(), strict=True)
@@ -250,7 +256,13 @@ def _format(part: Part) -> object:
 
 
 def _prepare_run(
-    rows: Rows, bias: Tensor | None, dtype: ComputeDtype, pool: Executor, *, joined: bool = False
+    rows: Rows,
+    bias: Tensor | None,
+    dtype: ComputeDtype,
+    pool: Executor,
+    pages: Pages,
+    *,
+    joined: bool = False,
 ) -> Callable[[], Linear]:
     """Start preparing parts of one format.
 
@@ -263,14 +275,14 @@ def _prepare_run(
     if dtype is ComputeDtype.F32:
         return lambda: DecodingLinear(rows, bias)
     if first.matrix.block_format is BlockFormat.Q4_K and int4_kernel_works():
-        return _prepare_int4(rows, bias, pool)
+        return _prepare_int4(rows, bias, pool, pages)
     if first.matrix.block_format is not BlockFormat.Q4_K:
-        return _prepare_finer(rows, bias, pool, joined=joined)
+        return _prepare_finer(rows, bias, pool, pages, joined=joined)
     return lambda: DecodingLinear(rows, bias)
 
 
 def _prepare_finer(
-    rows: Rows, bias: Tensor | None, pool: Executor, *, joined: bool
+    rows: Rows, bias: Tensor | None, pool: Executor, pages: Pages, *, joined: bool
 ) -> Callable[[], Linear]:
     """Start preparing a matrix of more than four bits."""
     half = linear.half_kernel_works()
@@ -278,7 +290,7 @@ def _prepare_finer(
         if half:
             return linear.prepare(rows, bias, ComputeDtype.F16, pool)
         return lambda: DecodingLinear(rows, bias)
-    coding = pool.submit(Int8Linear, rows, bias)
+    coding = pool.submit(Int8Linear, rows, bias, pages)
 
     def finish() -> Linear:
         coded = coding.result()
@@ -289,13 +301,16 @@ def _prepare_finer(
     return finish
 
 
-def _prepare_int4(rows: Rows, bias: Tensor | None, pool: Executor) -> Callable[[], Linear]:
+def _prepare_int4(
+    rows: Rows, bias: Tensor | None, pool: Executor, pages: Pages
+) -> Callable[[], Linear]:
     step = max(1, _PACK_ELEMENTS // rows.columns // _TILE) * _TILE
     packing = [pool.submit(_pack, rows, start, step) for start in range(0, rows.count, step)]
 
     def finish() -> Linear:
         packed, scales = zip(*(block.result() for block in packing), strict=True)
-        return Int4Linear(torch.cat(packed), torch.cat(scales, dim=1), rows, bias)
+        codes, pairs = pages.copied(torch.cat(packed)), pages.copied(torch.cat(scales, dim=1))
+        return Int4Linear(codes, pairs, rows, bias)
 
     return finish
 

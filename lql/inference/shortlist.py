@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lql.inference.pages import Pages
 from lql.inference.rows import as_tensor
 from vindex.source import StoredTensor
 
@@ -47,7 +48,7 @@ class Shortlist:
         self._evening = usual.clamp_min(float(usual.mean()) * _LEAST).pow(1 / 3)
         self.given = self.refused = 0
         rows, columns = self._weight.shape
-        self._codes = torch.empty(rows, columns, dtype=torch.int8)
+        self._codes = Pages().empty((rows, columns), torch.int8)
         #: float32 [V]: of a row's codes.
         self._scales, self._lengths = torch.empty(rows), torch.empty(rows)
         #: float32 [V]: from a row to its codes.

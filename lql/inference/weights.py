@@ -28,6 +28,7 @@ from lql.inference.latent import Latent
 from lql.inference.linear import Linear, Product, prepare
 from lql.inference.mixture import Beside, Mixture
 from lql.inference.norms import HeadNorm, HiddenNorm, LayerNorm, Norm, ProjectionNorm
+from lql.inference.pages import Pages
 from lql.inference.per_layer import PerLayer, PerLayerEmbeddings
 from lql.inference.placement import CPU
 from lql.inference.precision import ComputeDtype
@@ -93,6 +94,8 @@ def load_weights(
             if len(pending) > _LAYERS_AHEAD:
                 layers.append(pending.popleft()())
                 loader.release()
+                if not len(layers) % _LAYERS_AHEAD:
+                    trim_heap()  # of what packing leaves, which would add up
         layers += [finish() for finish in pending]
         weights = Weights(
             embed=loader.stored(Role.EMBED, None),
@@ -145,6 +148,7 @@ class Loader:
         self._source = source
         self._dtype = dtype
         self._pool = pool
+        self._pages = Pages()
         self._specs = {tensor.identity: tensor for tensor in source.spec.tensors}
         self._ropes: dict[RopeSpec, Rope] = {}
 
@@ -424,7 +428,7 @@ class Loader:
         biased = any(bias is not None for _, bias, _ in parts)
         bias = torch.cat(biases) if biased else None
         if rows.quantised and self._device.type == "cpu":
-            return quantised.prepare(rows, bias, self._dtype, self._pool)
+            return quantised.prepare(rows, bias, self._dtype, self._pool, self._pages)
         stored = [part.stored.dtype for part in rows.parts if isinstance(part.stored, StoredTensor)]
         # One dtype for the whole product: float32 as soon as one of its parts asks for it.
         choices = {self._dtype, *(self._dtype.resolve(each) for each in stored)}

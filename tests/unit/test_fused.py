@@ -12,6 +12,7 @@ import torch
 from lql.inference import fused, linear, quantised
 from lql.inference.feedforward import FeedForward, dense
 from lql.inference.linear import Linear
+from lql.inference.pages import Pages
 from lql.inference.precision import ComputeDtype
 from lql.inference.quantised import Int4Linear, JoinedLinear, compiled, int4_kernel_works
 from lql.inference.rows import Part, Rows
@@ -39,7 +40,7 @@ def blocks(rows: int, cols: int, bias: torch.Tensor | None = None) -> Linear:
     data = encode_rows(values(rows, cols), BlockFormat.Q4_K)
     stored = QuantTensor("w", QuantMatrix(BlockFormat.Q4_K, rows, cols, data))
     with ThreadPoolExecutor(1) as pool:
-        return quantised.prepare(Rows([Part(stored)]), bias, ComputeDtype.AUTO, pool)()
+        return quantised.prepare(Rows([Part(stored)]), bias, ComputeDtype.AUTO, pool, Pages())()
 
 
 def layer(inner: Linear, down: Linear, spec: FfnSpec = SPEC) -> FeedForward:

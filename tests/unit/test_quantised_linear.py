@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lql.inference import int8, linear, quantised
 from lql.inference.linear import Coarse
+from lql.inference.pages import Pages
 from lql.inference.precision import ComputeDtype
 from lql.inference.quantised import EmbeddingLinear, prepare
 from lql.inference.rows import Part, Rows
@@ -89,7 +90,7 @@ def test_every_size(
     weight = Rows([part(rows, cols, block_format, order=True)])
     bias = torch.arange(rows, dtype=torch.float32)
     x = inputs(tokens, cols)
-    made = prepare(weight, bias, ComputeDtype.AUTO, pool)()
+    made = prepare(weight, bias, ComputeDtype.AUTO, pool, Pages())()
     assert kernel in made.kernel
     assert made.elements == rows * cols
     assert error(made(x), expected(weight, x, bias)) <= within
@@ -103,7 +104,7 @@ def test_what_codes_would_move_too_far_is_half_precision(pool: Executor) -> None
         values[:16, 7] = largest
         matrix = QuantMatrix(Q6_K, 32, 256, encode_rows(values, Q6_K))
         weight = Rows([Part(QuantTensor("w", matrix))])
-        made = prepare(weight, None, ComputeDtype.AUTO, pool)()
+        made = prepare(weight, None, ComputeDtype.AUTO, pool, Pages())()
         assert kernel in made.kernel
         assert error(made(x), expected(weight, x, None)) <= within
 
@@ -119,7 +120,7 @@ def test_parts_of_several_formats_keep_their_order(pool: Executor) -> None:
     )
     bias = torch.arange(99, dtype=torch.float32)
     x = inputs(2, 96)
-    made = prepare(weight, bias, ComputeDtype.AUTO, pool)()
+    made = prepare(weight, bias, ComputeDtype.AUTO, pool, Pages())()
     assert error(made(x), expected(weight, x, bias)) <= BF16_WITHIN
     assert made.kernel.count("+") == 2
 
@@ -127,9 +128,9 @@ def test_parts_of_several_formats_keep_their_order(pool: Executor) -> None:
 def test_a_matrix_is_packed_in_pieces(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = Rows([part(150, 96, Q4_K), part(90, 96, Q4_K, order=True)])
     x = inputs(1, 96)
-    whole = prepare(weight, None, ComputeDtype.AUTO, pool)()
+    whole = prepare(weight, None, ComputeDtype.AUTO, pool, Pages())()
     monkeypatch.setattr(quantised, "_PACK_ELEMENTS", 64 * 96)
-    pieces = prepare(weight, None, ComputeDtype.AUTO, pool)()
+    pieces = prepare(weight, None, ComputeDtype.AUTO, pool, Pages())()
     assert torch.equal(whole(x), pieces(x))
 
 
@@ -137,7 +138,7 @@ def test_float32_is_exact(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(quantised, "_DECODE_ELEMENTS", 1000)
     weight = Rows([part(130, 96, Q4_K, order=True), part(30, 96, Q6_K)])
     x = inputs(3, 96)
-    made = prepare(weight, None, ComputeDtype.F32, pool)()
+    made = prepare(weight, None, ComputeDtype.F32, pool, Pages())()
     assert made.resident_bytes == 0
     assert error(made(x), expected(weight, x, None)) <= 1e-6
 
@@ -150,7 +151,7 @@ def test_without_the_kernels_blocks_are_decoded(
     monkeypatch.setattr(int8, "kernel_works", lambda: False)
     weight = Rows([part(130, 96, Q4_K, order=True), part(30, 96, Q6_K)])
     x = inputs(3, 96)
-    made = prepare(weight, None, ComputeDtype.AUTO, pool)()
+    made = prepare(weight, None, ComputeDtype.AUTO, pool, Pages())()
     assert made.kernel == "blocks decoded to f32"
     assert error(made(x), expected(weight, x, None)) <= 1e-6
 
